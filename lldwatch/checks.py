@@ -1,0 +1,260 @@
+"""The questions the detector asks at each step, each with its own memory.
+
+A check folds observations one by one and answers with a status, the finding in words, and, when it speaks, the
+evidence. Each limit is a setting with its reason beside it; none was fitted on the runs that the benchmarks judge.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from lldwatch.diagnosis import Check, Evidence
+from lldwatch.errors import InputError
+from lldwatch.schema import Observation
+from lldwatch.signals import PAPER, SIGNALS, value
+from lldwatch.trends import Baseline, Confirmed, Window
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What can be set about the checks; all in steps unless it says otherwise.
+
+    Raises:
+        InputError: a value is not positive.
+    """
+
+    warmup: int = 10
+    """The run's own normal is learnt from so many steps, then frozen."""
+    window: int = 5
+    """Signals are averaged over so many steps: the fewest whose scatter says something."""
+    reward_window: int = 10
+    """The reward is averaged over so many: the usual definition of a sustained collapse."""
+    confirm: int = 3
+    """A sign must show on so many steps in a row before it counts."""
+    release: int = 10
+    """And be gone for so many before it is given up."""
+    sigmas: float = 3.0
+    """How many standard errors a displacement must be from 0, or a reward below its peak."""
+    spreads: float = 4.0
+    """How many robust standard deviations a level must be from the warm-up's; more than sigmas, since a short warm-up
+    estimates its own spread badly."""
+    horizon: int = 20
+    """A displacement matters if, at its pace, what correct responses cost in nats doubles within so many steps."""
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name}={getattr(self, name)!r}: expected a number above 0")
+
+
+class StepCheck(ABC):
+    """One question; it is answered again at each step."""
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        self.name = name
+        self.settings = settings
+        self._confirmed = Confirmed(settings.confirm, settings.release)
+
+    @property
+    def since(self) -> int | None:
+        """First step of the confirmed finding; None while there is none."""
+        return self._confirmed.since
+
+    @property
+    def speaks(self) -> bool:
+        """The finding is confirmed."""
+        return self._confirmed.since is not None
+
+    @abstractmethod
+    def update(self, observation: Observation) -> None:
+        """Take one step in; a step that lacks the signal says nothing."""
+
+    @abstractmethod
+    def result(self) -> tuple[Check, Evidence | None]:
+        """The answer as of the last step, and the evidence while it speaks."""
+
+
+class Displacement(StepCheck):
+    """Do correct responses of the previous step lose likelihood across this step's updates?
+
+    Speaks when the mean of the last `window` changes is below 0 by more than `sigmas` standard errors and more than the
+    A/A noise floor, and so fast that what the warm-up's correct responses cost in nats would double within `horizon`
+    steps. The natural zero and the measured noise need no warm-up; only the pace is judged against the run's own level.
+
+    Reference: arXiv:2512.04220, Sec. 3 (likelihood change of correct responses <= eps).
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__("likelihood_displacement", settings)
+        self._changes, self._squared_errors = Window(settings.window), Window(settings.window)
+        self._level = Baseline(settings.warmup)
+        self._floor = 0.0
+        self._seen = False
+
+    def update(self, observation: Observation) -> None:
+        """Take one step in; a step without the probe says nothing."""
+        if observation.log_prob_correct is not None:
+            self._level.add(-observation.log_prob_correct)
+        self._floor = max(self._floor, observation.noise_floor or 0.0)
+        if observation.cross_update_change is None or not math.isfinite(observation.cross_update_change):
+            return
+        self._seen = True
+        self._changes.add(observation.cross_update_change)
+        self._squared_errors.add((observation.cross_update_error or 0.0) ** 2)
+        self._confirmed.update(self._changes.full and self._changes.mean < self._limit(), observation.step)
+
+    def _limit(self) -> float:
+        """Below this the loss is real (noise) and matters (pace); nats per token and step."""
+        noise = max(math.sqrt(self._squared_errors.mean / self.settings.window), self._changes.error)
+        pace = self._level.so_far / self.settings.horizon
+        return -max(self.settings.sigmas * noise, self._floor, pace if math.isfinite(pace) else 0.0)
+
+    def result(self) -> tuple[Check, Evidence | None]:
+        """The pace in words."""
+        if not self._seen:
+            return Check(self.name, "skipped", "needs cross_update_change: add the CrossUpdateProbe"), None
+        if not self._changes.full:
+            return Check(self.name, "skipped", f"needs {self.settings.window} steps with cross_update_change"), None
+        mean, limit = self._changes.mean, self._limit()
+        words = f"earlier correct responses change by {mean:+.4f} nats per token and step (limit {limit:+.4f})"
+        if self.since is None:
+            return Check(self.name, "ok", words), None
+        evidence = Evidence("cross_update_change", mean, 0.0, limit, self.since, f"{PAPER}, Sec. 3")
+        return Check(self.name, "critical", f"{words} since step {self.since}"), evidence
+
+
+class Level(StepCheck):
+    """Has a signal left what was normal in the run's own warm-up?
+
+    Speaks when the mean of the last `window` values is further than `spreads` robust standard deviations from the
+    frozen median, on the side that is bad. A spread below 5 % of the median counts as 5 %: a warm-up of equal values
+    must not turn every later change into an alarm.
+
+    Args:
+        name: of the check.
+        signal: key in SIGNALS.
+        sign: +1 if a rise is bad, -1 if a fall is.
+        settings: of the detector.
+    """
+
+    def __init__(self, name: str, signal: str, sign: int, settings: Settings) -> None:
+        super().__init__(name, settings)
+        self._signal, self._sign = SIGNALS[signal], sign
+        self._baseline, self._values = Baseline(settings.warmup), Window(settings.window)
+        self._seen = False
+
+    def update(self, observation: Observation) -> None:
+        """Take one step in; a step without the signal says nothing."""
+        measured = value(self._signal, observation)
+        if measured is None or not math.isfinite(measured):
+            return
+        self._seen = True
+        self._values.add(measured)
+        if self._baseline.ready:
+            self._confirmed.update(self._distance() > self.settings.spreads, observation.step)
+        self._baseline.add(measured)
+
+    def _spread(self) -> float:
+        return max(self._baseline.spread, 0.05 * abs(self._baseline.median), 1e-12)
+
+    def _distance(self) -> float:
+        return self._sign * (self._values.mean - self._baseline.median) / self._spread()
+
+    def result(self) -> tuple[Check, Evidence | None]:
+        """The level in words."""
+        if not self._seen:
+            return Check(self.name, "skipped", f"needs {', '.join(self._signal.requires)}"), None
+        if not self._baseline.ready:
+            words = f"warm-up: {self._baseline.missing} more steps with {self._signal.name} are needed"
+            return Check(self.name, "skipped", words), None
+        limit = self._baseline.median + self._sign * self.settings.spreads * self._spread()
+        normal = self._baseline.median
+        words = f"{self._signal.name} {self._values.mean:.4g}, in the warm-up {normal:.4g} (limit {limit:.4g})"
+        if self.since is None:
+            return Check(self.name, "ok", words), None
+        evidence = Evidence(self._signal.name, self._values.mean, normal, limit, self.since, self._signal.reference)
+        return Check(self.name, "warning", f"{words} since step {self.since}"), evidence
+
+
+class RewardLost(StepCheck):
+    """Has the reward gone, and stayed away?
+
+    Speaks when the mean of the last `window` rewards stays below half of its running peak, counted from 0 or, where
+    rewards are negative, from the lowest mean so far, and the fall is more than `sigmas` standard errors.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__("reward", settings)
+        self._rewards = Window(settings.reward_window)
+        self._peak, self._peak_error, self._origin = -math.inf, 0.0, 0.0
+        self._seen = False
+
+    @property
+    def falling(self) -> bool:
+        """Below its peak by more than the noise."""
+        noise = math.hypot(self._rewards.error, self._peak_error)
+        return self._rewards.full and self._peak - self._rewards.mean > self.settings.sigmas * noise
+
+    def update(self, observation: Observation) -> None:
+        """Take one step in; a step without a reward (reuse of a batch) says nothing."""
+        if observation.reward is None or not math.isfinite(observation.reward):
+            return
+        self._seen = True
+        self._rewards.add(observation.reward)
+        if not self._rewards.full:
+            return
+        mean = self._rewards.mean
+        self._origin = min(self._origin, mean) if self._peak == -math.inf else self._origin
+        if mean > self._peak:
+            self._peak, self._peak_error = mean, self._rewards.error
+        self._confirmed.update(mean < self._limit() and self.falling, observation.step)
+
+    def _limit(self) -> float:
+        return (self._peak + self._origin) / 2
+
+    def result(self) -> tuple[Check, Evidence | None]:
+        """Reward and peak in words."""
+        if not self._seen:
+            return Check(self.name, "skipped", "needs reward"), None
+        if not self._rewards.full:
+            return Check(self.name, "skipped", f"needs {self.settings.reward_window} steps with reward"), None
+        mean = self._rewards.mean
+        words = f"mean of the last {self.settings.reward_window} rewards {mean:.3g}, at its peak {self._peak:.3g}"
+        if self.since is None:
+            return Check(self.name, "ok", words), None
+        evidence = Evidence("reward", mean, self._peak, self._limit(), self.since, f"{PAPER}, Fig. 2")
+        return Check(self.name, "critical", f"{words}, below half of it since step {self.since}"), evidence
+
+
+class Finite(StepCheck):
+    """Is the arithmetic whole?
+
+    Speaks when a value is NaN or infinite on `confirm` steps in a row: a single infinite gradient norm is skipped by
+    every mixed-precision scaler.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__("numerical", settings)
+        self._column, self._value = "", math.nan
+        self._seen = False
+
+    def update(self, observation: Observation) -> None:
+        """Take one step in."""
+        columns = ("loss", "grad_norm", "grad_norm_max", "entropy", "log_prob_correct", "log_prob_incorrect")
+        values = {name: number for name in columns if (number := getattr(observation, name)) is not None}
+        self._seen = self._seen or bool(values)
+        broken = next((name for name, number in values.items() if not math.isfinite(number)), None)
+        if broken is not None:
+            self._column, self._value = broken, values[broken]
+        self._confirmed.update(broken is not None, observation.step)
+
+    def result(self) -> tuple[Check, Evidence | None]:
+        """Which value broke."""
+        if not self._seen:
+            return Check(self.name, "skipped", "needs loss, grad_norm or entropy"), None
+        if self.since is None:
+            return Check(self.name, "ok", "loss, gradient norm and log-probs are finite"), None
+        evidence = Evidence(self._column, self._value, None, None, self.since, "IEEE 754")
+        return Check(self.name, "critical", f"{self._column} is {self._value} since step {self.since}"), evidence

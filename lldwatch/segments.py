@@ -1,0 +1,131 @@
+"""The files of a run directory: how they are called, written and read.
+
+```
+run.json
+steps/      r00000-a000-00000000.parquet    a sealed part: any Parquet tool reads it
+            .r00000-a000-00000001.arrows    the live segment: what came after, an Arrow IPC stream, one batch a step
+responses/  probes/  events/                the same
+```
+
+A segment is named after its rank, the attempt (0, and one more with each resume) and its number. It begins live, and
+becomes a part of the same name when it is sealed; where both stand, the part holds. Parts are written to a hidden file
+and renamed, so no reader ever sees half of one; a live segment may end in a torn batch, which is left out. After
+`kill -9` the live segments still hold every step but the one in flight.
+
+Rejected: one open Parquet file (unreadable until closed, lost in a crash); a part for every step (reads 20-119x
+slower); a memory-mapped live segment (a full disk kills the process with SIGBUS, and it fails on network file systems).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lldwatch.schema import SCHEMA_VERSION, arrow_schema
+
+INFO_FILE = "run.json"
+_NAME = re.compile(r"\.?r(\d{5})-a(\d{3})-(\d{8})\.(parquet|arrows)")
+_DICTIONARY_COLUMNS = {"step", "group", "reward", "kind", "detail"}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Segment:
+    """One piece of a table. Sorts in the order of writing."""
+
+    attempt: int
+    rank: int
+    number: int
+
+    @property
+    def name(self) -> str:
+        """The file name without its ending."""
+        return f"r{self.rank:05d}-a{self.attempt:03d}-{self.number:08d}"
+
+    def part(self, folder: Path) -> Path:
+        """Where the sealed part stands."""
+        return folder / f"{self.name}.parquet"
+
+    def live(self, folder: Path) -> Path:
+        """Where the live segment stands."""
+        return folder / f".{self.name}.arrows"
+
+
+def list_segments(folder: Path) -> tuple[list[Segment], list[str]]:
+    """The segments of one table, in the order of writing, and the names of files that are none."""
+    segments, foreign = set(), []
+    for entry in os.scandir(folder) if folder.is_dir() else ():
+        match = _NAME.fullmatch(entry.name)
+        if match:
+            rank, attempt, number = map(int, match.groups()[:3])
+            segments.add(Segment(attempt, rank, number))
+        elif not entry.name.startswith("."):
+            foreign.append(entry.name)
+    return sorted(segments), sorted(foreign)
+
+
+def write_part(table: pa.Table, path: Path) -> None:
+    """Write a Parquet part so that it appears whole or not at all."""
+    hidden = path.with_name(f".{path.name}.tmp")
+    dictionary = [name for name in table.schema.names if name in _DICTIONARY_COLUMNS]
+    # the bytes of floats compress best apart from each other; pyarrow's default dictionary costs 1.6x the size
+    floats = {
+        field.name: "BYTE_STREAM_SPLIT"
+        for field in table.schema
+        if pa.types.is_floating(field.type) and field.name not in _DICTIONARY_COLUMNS
+    }
+    pq.write_table(table, hidden, compression="zstd", use_dictionary=dictionary, column_encoding=floats)
+    os.replace(hidden, path)
+
+
+def read_segment(segment: Segment, folder: Path) -> pa.Table:
+    """All rows of a segment, sealed or live, in the columns of this version's schema.
+
+    Raises:
+        FileNotFoundError: it is neither there sealed nor live.
+        ValueError: the file is not ours, or damaged (pyarrow's own errors are ValueError or OSError).
+        OSError: it cannot be read.
+    """
+    schema = arrow_schema(folder.name)
+    try:
+        table = pa.Table.from_batches(_live_batches(segment.live(folder)), schema)
+    except FileNotFoundError:
+        table = None
+    # the part is looked for after the live segment: sealing renames the part into place before it removes the segment
+    if table is None or segment.part(folder).exists():
+        with pq.ParquetFile(segment.part(folder)) as file:
+            table = _conform(file.read(), schema)
+    return table
+
+
+def _live_batches(path: Path) -> Iterator[pa.RecordBatch]:
+    data = path.read_bytes()
+    try:
+        reader = pa.ipc.open_stream(pa.py_buffer(data))
+    except pa.ArrowInvalid:  # not even the schema has been written yet
+        return
+    while True:
+        try:
+            batch = reader.read_next_batch()
+        except (StopIteration, pa.ArrowInvalid, OSError):  # the end, or a batch that is still being written
+            return
+        yield batch
+
+
+def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    metadata = table.schema.metadata or {}
+    if metadata.get(b"lldwatch.table") != schema.metadata[b"lldwatch.table"]:
+        raise ValueError("it was not written by lldwatch")
+    version = int(metadata[b"lldwatch.schema_version"])
+    if version > SCHEMA_VERSION:
+        raise ValueError(f"its schema version {version} is newer than {SCHEMA_VERSION}: update lldwatch")
+    columns = [
+        table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(len(table), field.type)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
