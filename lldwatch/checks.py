@@ -14,7 +14,7 @@ from lldwatch.diagnosis import Check, Evidence
 from lldwatch.errors import InputError
 from lldwatch.schema import Observation
 from lldwatch.signals import PAPER, SIGNALS, value
-from lldwatch.trends import Baseline, Confirmed, Window
+from lldwatch.trends import Baseline, Confirmed, Cusum, Window, cusum_limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,10 +36,9 @@ class Settings:
     release: int = 10
     """And be gone for so many before it is given up."""
     sigmas: float = 3.0
-    """How many standard errors a displacement must be from 0, or a reward below its peak."""
-    spreads: float = 4.0
-    """How many robust standard deviations a level must be from the warm-up's; more than sigmas, since a short warm-up
-    estimates its own spread badly."""
+    """How many standard errors a level must be from the warm-up's, or a reward below its peak."""
+    false_alarms_per_1000_steps: float = 1.0
+    """At this rate pure noise would be taken for displacement."""
     horizon: int = 20
     """A displacement matters if, at its pace, what correct responses cost in nats doubles within so many steps."""
 
@@ -65,7 +64,7 @@ class StepCheck(ABC):
     @property
     def speaks(self) -> bool:
         """The finding is confirmed."""
-        return self._confirmed.since is not None
+        return self.since is not None
 
     @abstractmethod
     def update(self, observation: Observation) -> None:
@@ -79,58 +78,75 @@ class StepCheck(ABC):
 class Displacement(StepCheck):
     """Do correct responses of the previous step lose likelihood across this step's updates?
 
-    Speaks when the mean of the last `window` changes is below 0 by more than `sigmas` standard errors and more than the
-    A/A noise floor, and so fast that what the warm-up's correct responses cost in nats would double within `horizon`
-    steps. The natural zero and the measured noise need no warm-up; only the pace is judged against the run's own level.
+    Each step's change is standardised with its own standard error (at least the usual one, the scatter of the warm-up
+    and the A/A noise floor) and summed up by a CUSUM. What is less than half of the pace that matters is allowed: the
+    pace at which the nats that correct responses cost in the warm-up would double within `horizon` steps. The change
+    has a natural zero, so no warm-up is needed before it can speak.
 
     Reference: arXiv:2512.04220, Sec. 3 (likelihood change of correct responses <= eps).
     """
 
     def __init__(self, settings: Settings) -> None:
         super().__init__("likelihood_displacement", settings)
-        self._changes, self._squared_errors = Window(settings.window), Window(settings.window)
-        self._level = Baseline(settings.warmup)
+        self._cusum = Cusum(cusum_limit(settings.false_alarms_per_1000_steps))
+        self._changes = Window(settings.window)
+        self._cost, self._scatter, self._error = (Baseline(settings.warmup) for _ in range(3))
         self._floor = 0.0
-        self._seen = False
+
+    @property
+    def since(self) -> int | None:
+        """Estimated onset; None while there is no finding."""
+        return self._cusum.since
 
     def update(self, observation: Observation) -> None:
         """Take one step in; a step without the probe says nothing."""
         if observation.log_prob_correct is not None:
-            self._level.add(-observation.log_prob_correct)
+            self._cost.add(-observation.log_prob_correct)
         self._floor = max(self._floor, observation.noise_floor or 0.0)
-        if observation.cross_update_change is None or not math.isfinite(observation.cross_update_change):
+        change, error = observation.cross_update_change, observation.cross_update_error
+        if change is None or not math.isfinite(change):
             return
-        self._seen = True
-        self._changes.add(observation.cross_update_change)
-        self._squared_errors.add((observation.cross_update_error or 0.0) ** 2)
-        self._confirmed.update(self._changes.full and self._changes.mean < self._limit(), observation.step)
+        self._changes.add(change)
+        self._scatter.add(change)
+        if error:
+            self._error.add(error)
+        noise = self._noise(error or 0.0)
+        if noise > 0.0:
+            allowed = max(self._pace() / 2, self._cusum.allowance * noise)
+            self._cusum.add((-change - allowed) / noise + self._cusum.allowance, observation.step)
 
-    def _limit(self) -> float:
-        """Below this the loss is real (noise) and matters (pace); nats per token and step."""
-        noise = max(math.sqrt(self._squared_errors.mean / self.settings.window), self._changes.error)
-        pace = self._level.so_far / self.settings.horizon
-        return -max(self.settings.sigmas * noise, self._floor, pace if math.isfinite(pace) else 0.0)
+    def _noise(self, error: float) -> float:
+        """Standard deviation of one step's change when nothing happens; nats per token."""
+        scatter = self._scatter.spread if self._scatter.ready else 0.0
+        usual = self._error.so_far
+        return max(error, scatter, self._floor, usual if math.isfinite(usual) else 0.0)
+
+    def _pace(self) -> float:
+        cost = self._cost.so_far
+        return max(cost, 0.0) / self.settings.horizon if math.isfinite(cost) else 0.0
 
     def result(self) -> tuple[Check, Evidence | None]:
         """The pace in words."""
-        if not self._seen:
-            return Check(self.name, "skipped", "needs cross_update_change: add the CrossUpdateProbe"), None
-        if not self._changes.full:
-            return Check(self.name, "skipped", f"needs {self.settings.window} steps with cross_update_change"), None
-        mean, limit = self._changes.mean, self._limit()
-        words = f"earlier correct responses change by {mean:+.4f} nats per token and step (limit {limit:+.4f})"
+        if math.isnan(self._changes.mean):
+            return Check(self.name, "skipped", "needs cross_update_change: add lldwatch.probes.CrossUpdateProbe"), None
+        mean, pace = self._changes.mean, -self._pace()
+        words = (
+            f"earlier correct responses change by {mean:+.4f} nats per token and step (matters below {pace:+.4f}); "
+            f"summed up {self._cusum.total:.1f} sigma, limit {self._cusum.limit:.1f}"
+        )
         if self.since is None:
             return Check(self.name, "ok", words), None
-        evidence = Evidence("cross_update_change", mean, 0.0, limit, self.since, f"{PAPER}, Sec. 3")
-        return Check(self.name, "critical", f"{words} since step {self.since}"), evidence
+        evidence = Evidence("cross_update_change", mean, 0.0, pace, self.since, f"{PAPER}, Sec. 3")
+        return Check(self.name, "critical", f"{words}, since step {self.since}"), evidence
 
 
 class Level(StepCheck):
     """Has a signal left what was normal in the run's own warm-up?
 
-    Speaks when the mean of the last `window` values is further than `spreads` robust standard deviations from the
-    frozen median, on the side that is bad. A spread below 5 % of the median counts as 5 %: a warm-up of equal values
-    must not turn every later change into an alarm.
+    Speaks when the mean of the last `window` values is further than `sigmas` standard errors from the frozen median,
+    on the side that is bad. Standard error: robust spread * sqrt(1 / window + (pi / 2) / warmup), the second term for
+    the median itself. A spread below 5 % of the median counts as 5 %: a warm-up of equal values must not turn every
+    later change into an alarm.
 
     Args:
         name: of the check.
@@ -143,39 +159,37 @@ class Level(StepCheck):
         super().__init__(name, settings)
         self._signal, self._sign = SIGNALS[signal], sign
         self._baseline, self._values = Baseline(settings.warmup), Window(settings.window)
-        self._seen = False
+
+    @property
+    def distance(self) -> float:
+        """Standard errors from the warm-up, > 0 on the bad side; NaN before the warm-up is over."""
+        spread = max(self._baseline.spread, 0.05 * abs(self._baseline.median), 1e-12)
+        error = spread * math.sqrt(1 / self.settings.window + math.pi / 2 / self.settings.warmup)
+        return self._sign * (self._values.mean - self._baseline.median) / error
 
     def update(self, observation: Observation) -> None:
         """Take one step in; a step without the signal says nothing."""
         measured = value(self._signal, observation)
         if measured is None or not math.isfinite(measured):
             return
-        self._seen = True
         self._values.add(measured)
-        if self._baseline.ready:
-            self._confirmed.update(self._distance() > self.settings.spreads, observation.step)
+        self._confirmed.update(self.distance > self.settings.sigmas, observation.step)
         self._baseline.add(measured)
-
-    def _spread(self) -> float:
-        return max(self._baseline.spread, 0.05 * abs(self._baseline.median), 1e-12)
-
-    def _distance(self) -> float:
-        return self._sign * (self._values.mean - self._baseline.median) / self._spread()
 
     def result(self) -> tuple[Check, Evidence | None]:
         """The level in words."""
-        if not self._seen:
+        if math.isnan(self._values.mean):
             return Check(self.name, "skipped", f"needs {', '.join(self._signal.requires)}"), None
         if not self._baseline.ready:
             words = f"warm-up: {self._baseline.missing} more steps with {self._signal.name} are needed"
             return Check(self.name, "skipped", words), None
-        limit = self._baseline.median + self._sign * self.settings.spreads * self._spread()
-        normal = self._baseline.median
-        words = f"{self._signal.name} {self._values.mean:.4g}, in the warm-up {normal:.4g} (limit {limit:.4g})"
+        mean, normal = self._values.mean, self._baseline.median
+        limit = normal if self.distance == 0 else normal + (mean - normal) / self.distance * self.settings.sigmas
+        words = f"{self._signal.name} {mean:.4g}, in the warm-up {normal:.4g} (limit {limit:.4g})"
         if self.since is None:
             return Check(self.name, "ok", words), None
-        evidence = Evidence(self._signal.name, self._values.mean, normal, limit, self.since, self._signal.reference)
-        return Check(self.name, "warning", f"{words} since step {self.since}"), evidence
+        evidence = Evidence(self._signal.name, mean, normal, limit, self.since, self._signal.reference)
+        return Check(self.name, "warning", f"{words}, since step {self.since}"), evidence
 
 
 class RewardLost(StepCheck):

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from lldwatch.checks import Displacement, Finite, Level, RewardLost, Settings, StepCheck
 from lldwatch.diagnosis import Diagnosis, Evidence, Family, Stage
 from lldwatch.schema import Observation
+from lldwatch.trends import Confirmed
 
 _ADVICE = {
     Family.LLD_SPIRAL: (
@@ -57,6 +58,7 @@ class CollapseDetector:
             self._reward,
             self._finite,
         )
+        self._borne_out = Confirmed(self.settings.confirm, self.settings.release)
         self.diagnosis = Diagnosis()
         """As of the last step."""
 
@@ -75,6 +77,7 @@ class CollapseDetector:
         """
         for check in self._checks:
             check.update(observation)
+        self._borne_out.update(self._second_sign(), observation.step)
         results = [check.result() for check in self._checks]
         evidence = tuple(item for _, item in results if item is not None)
         stage = self._stage()
@@ -100,16 +103,22 @@ class CollapseDetector:
         return self.diagnosis
 
     def _stage(self) -> Stage:
-        borne_out = self._likelihood.speaks or self._entropy.speaks
-        others = (self._displacement, self._likelihood, self._entropy, self._grad_norm)
-        unmeasured = all(check.result()[0].status == "skipped" for check in others)
         if self._finite.speaks:
             return Stage.COLLAPSE
-        if self._reward.speaks and (borne_out or self._displacement.speaks or self._grad_norm.speaks or unmeasured):
+        others = (self._displacement, self._likelihood, self._entropy, self._grad_norm)
+        moved = any(check.speaks for check in others)
+        unmeasured = all(check.result()[0].status == "skipped" for check in others)
+        if self._reward.speaks and (moved or unmeasured):
             return Stage.COLLAPSE
         if self._displacement.speaks:
-            return Stage.DECAY if borne_out or self._reward.falling else Stage.STAGNATION
+            return Stage.DECAY if self._borne_out.since is not None else Stage.STAGNATION
         return Stage.HEALTHY
+
+    def _second_sign(self) -> bool:
+        """The displacement is not the benign one of a policy that grows certain of other correct answers."""
+        certain = self._entropy.distance < -1.0 or self._likelihood.distance < -1.0
+        moved = self._entropy.speaks or self._likelihood.speaks or self._reward.falling
+        return self._displacement.speaks and (moved or not certain)
 
     def _family(self, stage: Stage) -> Family | None:
         if self._finite.speaks:

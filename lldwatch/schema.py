@@ -115,8 +115,9 @@ class Observation:
             if value is not None:
                 try:
                     object.__setattr__(self, name, cast(value))
-                except (TypeError, ValueError, OverflowError):
-                    raise InputError(f"{name}={value!r} is not a number: give a Python number or None") from None
+                except (TypeError, ValueError, OverflowError, RuntimeError):
+                    wanted = next(column.metadata["dtype"] for column in fields(self) if column.name == name)
+                    raise InputError(f"{name}={value!r} is not a number ({wanted}): give a Python number") from None
 
     def as_dict(self) -> dict[str, Any]:
         """Field name -> value, in the order of the table's columns."""
@@ -134,12 +135,17 @@ class RowTable:
             value = getattr(self, column.name)
             if value is None:
                 continue
-            array = np.asarray(value)
-            if column.metadata["dtype"] != "string":
-                array = array.astype(column.metadata["dtype"], copy=False)
+            what, dtype = f"{type(self).__name__}.{column.name}", column.metadata["dtype"]
+            try:
+                array = np.asarray(value)
+                if dtype != "string":
+                    with np.errstate(all="ignore"):  # what is too large for the column becomes inf, as in Observation
+                        array = array.astype(dtype, copy=False)
+            except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+                raise InputError(f"{what} cannot be read as {dtype} ({error}): give an array of numbers") from None
             length = array.shape[0] if length is None and array.ndim == 1 else length
             if array.shape != (length,):
-                raise InputError(f"{type(self).__name__}.{column.name} has shape {array.shape}, expected ({length},)")
+                raise InputError(f"{what} has shape {array.shape}, expected ({'rows' if length is None else length},)")
             object.__setattr__(self, column.name, array)
 
     def columns(self) -> dict[str, Array | None]:
@@ -218,7 +224,13 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunInfo:
-    """`run.json`: what the run is. Times are ISO 8601, UTC; `ended` None means running, or killed."""
+    """`run.json`: what the run is. Times are ISO 8601, UTC; `ended` None means running, or killed.
+
+    `config` holds JSON values; what JSON does not know is kept as its repr.
+
+    Raises:
+        InputError: `config` cannot be written as JSON, or a version or attempt is not a whole number.
+    """
 
     schema_version: int = SCHEMA_VERSION
     lldwatch_version: str = ""
@@ -230,9 +242,18 @@ class RunInfo:
     attempt: int = 0
     resumed_from: int | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("schema_version", "attempt"):
+            if not isinstance(getattr(self, name), int):
+                raise InputError(f"{name}={getattr(self, name)!r} is not a whole number")
+        try:
+            object.__setattr__(self, "config", json.loads(json.dumps(self.config, default=repr)))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InputError(f"config cannot be written as JSON ({error}): give a dict with names as keys") from None
+
     def to_json(self) -> str:
-        """The file's text; a config value that JSON does not know is written as its repr."""
-        return json.dumps(asdict(self), indent=2, default=repr) + "\n"
+        """The file's text."""
+        return json.dumps(asdict(self), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> RunInfo:
@@ -273,5 +294,25 @@ def arrow_schema(table: str) -> pa.Schema:
 
 @cache
 def _casts() -> tuple[tuple[str, Any], ...]:
-    casts = {"int32": int, "int64": int, "float64": float, "float32": lambda value: float(np.float32(value))}
+    casts = {
+        "int32": lambda value: _integer(value, 32),
+        "int64": lambda value: _integer(value, 64),
+        "float64": float,
+        "float32": _float32,
+    }
     return tuple((column.name, casts[column.metadata["dtype"]]) for column in fields(Observation))
+
+
+def _integer(value: Any, bits: int) -> int:
+    number = int(value)
+    if number.bit_length() >= bits:
+        raise OverflowError
+    return number
+
+
+def _float32(value: Any) -> float:
+    number = float(value)
+    if abs(number) < 3e38:
+        return float(np.float32(number))
+    with np.errstate(over="ignore"):  # a gradient norm of 1e39 is inf here: no warning in the middle of a training
+        return float(np.float32(number))

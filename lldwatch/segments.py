@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +29,7 @@ import pyarrow.parquet as pq
 from lldwatch.schema import SCHEMA_VERSION, arrow_schema
 
 INFO_FILE = "run.json"
-_NAME = re.compile(r"\.?r(\d{5})-a(\d{3})-(\d{8})\.(parquet|arrows)")
+_NAME = re.compile(r"\.?r(\d{5})-a(\d{3,})-(\d{8})\.(parquet|arrows)")
 _DICTIONARY_COLUMNS = {"step", "group", "reward", "kind", "detail"}
 
 
@@ -59,13 +58,15 @@ class Segment:
 def list_segments(folder: Path) -> tuple[list[Segment], list[str]]:
     """The segments of one table, in the order of writing, and the names of files that are none."""
     segments, foreign = set(), []
-    for entry in os.scandir(folder) if folder.is_dir() else ():
-        match = _NAME.fullmatch(entry.name)
+    # twice: a large folder is not listed in one go, and a segment that is sealed meanwhile may show under neither name
+    names = {*os.listdir(folder), *os.listdir(folder)} if folder.is_dir() else set()
+    for name in names:
+        match = _NAME.fullmatch(name)
         if match:
             rank, attempt, number = map(int, match.groups()[:3])
             segments.add(Segment(attempt, rank, number))
-        elif not entry.name.startswith("."):
-            foreign.append(entry.name)
+        elif not name.startswith("."):
+            foreign.append(name)
     return sorted(segments), sorted(foreign)
 
 
@@ -93,35 +94,33 @@ def read_segment(segment: Segment, folder: Path) -> pa.Table:
     """
     schema = arrow_schema(folder.name)
     try:
-        table = pa.Table.from_batches(_live_batches(segment.live(folder)), schema)
-    except FileNotFoundError:
-        table = None
+        live = segment.live(folder).read_bytes()
+    except OSError:  # sealed and removed meanwhile; a network file system then says "stale", not "not found"
+        live = None
     # the part is looked for after the live segment: sealing renames the part into place before it removes the segment
-    if table is None or segment.part(folder).exists():
+    if live is None or segment.part(folder).exists():
         with pq.ParquetFile(segment.part(folder)) as file:
-            table = _conform(file.read(), schema)
-    return table
+            return _conform(file.read(), schema)
+    return _conform(_live_table(live, schema), schema)
 
 
-def _live_batches(path: Path) -> Iterator[pa.RecordBatch]:
-    data = path.read_bytes()
+def _live_table(data: bytes, schema: pa.Schema) -> pa.Table:
+    """The whole batches of a stream; it may end in one that is still being written, or was cut off."""
+    batches = []
     try:
         reader = pa.ipc.open_stream(pa.py_buffer(data))
-    except pa.ArrowInvalid:  # not even the schema has been written yet
-        return
-    while True:
-        try:
-            batch = reader.read_next_batch()
-        except (StopIteration, pa.ArrowInvalid, OSError):  # the end, or a batch that is still being written
-            return
-        yield batch
+        schema = reader.schema
+        while True:
+            batches.append(reader.read_next_batch())
+    except (StopIteration, pa.ArrowInvalid, OSError):
+        return pa.Table.from_batches(batches, schema)
 
 
 def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     metadata = table.schema.metadata or {}
     if metadata.get(b"lldwatch.table") != schema.metadata[b"lldwatch.table"]:
         raise ValueError("it was not written by lldwatch")
-    version = int(metadata[b"lldwatch.schema_version"])
+    version = int(metadata.get(b"lldwatch.schema_version", 0))
     if version > SCHEMA_VERSION:
         raise ValueError(f"its schema version {version} is newer than {SCHEMA_VERSION}: update lldwatch")
     columns = [

@@ -128,6 +128,57 @@ class Confirmed:
         return self.since is not None
 
 
+class Cusum:
+    """Adds up how far a standardised series stays above what noise would do, and speaks at a calibrated limit.
+
+    S = max(0, S + z - allowance), z clipped to +-`clip` so that no single step can decide. It speaks from S >= limit
+    until S is back at 0; S is kept below twice the limit, so that a recovery is seen.
+
+    Args:
+        limit: see `cusum_limit`.
+        allowance: in standard deviations; half the shift that is looked for.
+        clip: in standard deviations.
+
+    Reference: Page, Biometrika 41 (1954); the onset is the step after the last S = 0.
+    """
+
+    def __init__(self, limit: float, allowance: float = 0.5, clip: float = 3.0) -> None:
+        self.limit = limit
+        self.allowance = allowance
+        self._clip = clip
+        self._start: int | None = None
+        self.total = 0.0
+        """S, in standard deviations."""
+        self.since: int | None = None
+        """Estimated onset; None while it does not speak."""
+
+    def add(self, z: float, step: int) -> None:
+        """Take in one standardised value, > 0 where it is bad."""
+        total = self.total + min(max(z, -self._clip), self._clip) - self.allowance
+        self.total = min(max(total, 0.0), 2 * self.limit)
+        if self.total == 0.0:
+            self._start = self.since = None
+            return
+        self._start = step if self._start is None else self._start
+        if self.total >= self.limit:
+            self.since = self._start
+
+
+def cusum_limit(false_alarms_per_1000_steps: float, allowance: float = 0.5) -> float:
+    """The limit at which independent normal noise raises so many alarms in 1,000 steps.
+
+    Solves (exp(b) - b - 1) / (2 allowance^2) = 1000 / rate for b = 2 allowance (limit + 1.166).
+
+    Reference: Siegmund, Sequential Analysis (1985), Sec. II.4: the mean run length with corrected boundaries.
+    """
+    wanted = 1000 / false_alarms_per_1000_steps * 2 * allowance**2
+    low, high = 0.0, 100.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if math.expm1(middle) - middle < wanted else (low, middle)
+    return max(low / (2 * allowance) - 1.166, 0.0)
+
+
 def _autocorrelation(values: list[float]) -> float:
     mean = fmean(values)
     total = sum((value - mean) ** 2 for value in values)

@@ -22,6 +22,7 @@ from lldwatch import Monitor
 from lldwatch.hooks import per_response
 from lldwatch.probes import CrossUpdateProbe
 from lldwatch.search_world import task
+from lldwatch.search_world.objective import group_advantages, grpo_loss
 from lldwatch.search_world.policy import Policy
 from lldwatch.search_world.rollout import Rollout, rollout
 from lldwatch.search_world.threads import one_thread
@@ -49,8 +50,8 @@ class Scenario:
     mini_batches: int = 4
     prompts: int = 12
     responses: int = 5
-    learning_rate: float = 1e-3
-    warmup_steps: int = 10
+    learning_rate: float = 1.5e-3
+    warmup_steps: int = 20
     clip_range: float = 0.2
     max_grad_norm: float = 1.0
     weight_decay: float = 0.01
@@ -76,6 +77,7 @@ class StepResult:
         step: number of the rollout batch, from 1.
         reward: mean reward of the batch.
         valid: share of responses in valid format.
+        truncated: share of responses cut off at task.MAX_TOKENS.
         searches: mean number of tool answers per response.
         length: mean number of tokens the policy wrote per response.
         log_prob_correct: mean log-probability per token of the correct responses when sampled, nats; None without any.
@@ -87,51 +89,13 @@ class StepResult:
     step: int
     reward: float
     valid: float
+    truncated: float
     searches: float
     length: float
     log_prob_correct: float | None
     entropy: float
     grad_norm: float
     learning_rate: float
-
-
-def group_advantages(rewards: Tensor, group: Tensor) -> Tensor:
-    """GRPO's advantage, (reward - mean of the group) / (standard deviation of the group + 1e-6).
-
-    Args:
-        rewards: (B,) float.
-        group: (B,) int64, same number = same prompt; the groups are equally large and stand together.
-
-    Returns:
-        (B,) float; exactly 0 in groups whose rewards are all equal.
-    """
-    by_group = rewards.view(len(group.unique()), -1)
-    advantages = (by_group - by_group.mean(1, keepdim=True)) / (by_group.std(1, keepdim=True) + 1e-6)
-    return torch.where(by_group.amax(1, keepdim=True) == by_group.amin(1, keepdim=True), 0.0, advantages).view(-1)
-
-
-def grpo_loss(
-    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, response_mask: Tensor, clip_range: float
-) -> Tensor:
-    """GRPO's clipped loss, mean over the tokens the policy wrote.
-
-    Equation: - mean over tokens of min(ratio A, clip(ratio, 1 - clip_range, 1 + clip_range) A),
-    ratio = exp(log_probs - old_log_probs).
-
-    Args:
-        log_probs: (B, T) float, nats, with gradient.
-        old_log_probs: (B, T) float, nats, when sampled.
-        advantages: (B,) float.
-        response_mask: (B, T) bool, the tokens that count.
-        clip_range: half width of the trusted ratio.
-
-    Returns:
-        Scalar.
-    """
-    ratio = torch.where(response_mask, log_probs - old_log_probs, 0.0).exp()
-    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
-    gain = torch.minimum(ratio * advantages[:, None], clipped * advantages[:, None])
-    return -(gain * response_mask).sum() / response_mask.sum()
 
 
 def mini_batches(size: int, scenario: Scenario, shuffle: torch.Generator) -> Iterator[Tensor]:
@@ -169,7 +133,7 @@ def train(
     sampling = torch.Generator().manual_seed(2 * seed)
     shuffle = torch.Generator().manual_seed(2 * seed + 1)
     world = np.random.default_rng([seed, 2])
-    decay = scenario.weight_decay
+    decay, limits = scenario.weight_decay, (scenario.clip_range, scenario.max_grad_norm)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=scenario.learning_rate, weight_decay=decay)
     probe = CrossUpdateProbe(lambda batch: _score(policy, batch["tokens"]))
     results = []
@@ -179,8 +143,12 @@ def train(
             optimizer.param_groups[0]["lr"] = learning_rate
             prompts = [task.draw_prompt(world) for _ in range(scenario.prompts)]
             batch = rollout(policy, prompts, scenario.responses, sampling, world, index=step - 1)
-            entropy, grad_norm = _update(policy, optimizer, batch, scenario, shuffle, monitor)
-            results.append(_result(step, batch, entropy, grad_norm, learning_rate))
+            advantages = group_advantages(batch.rewards, batch.group)
+            updates = [
+                _update(policy, optimizer, rows_of(batch, rows), advantages[rows], *limits, monitor)
+                for rows in mini_batches(len(batch.rewards), scenario, shuffle)
+            ]
+            results.append(_result(step, batch, updates, learning_rate))
             if monitor is not None:
                 _watch(monitor, probe, batch, results[-1], scenario)
             if on_step is not None:
@@ -191,41 +159,35 @@ def train(
 def _update(
     policy: Policy,
     optimizer: torch.optim.Optimizer,
-    batch: Rollout,
-    scenario: Scenario,
-    shuffle: torch.Generator,
+    part: Rollout,
+    advantages: Tensor,
+    clip_range: float,
+    max_grad_norm: float,
     monitor: Monitor | None,
-) -> tuple[float, float]:
-    """Runs the step's optimizer updates; returns mean entropy and mean gradient norm."""
-    all_advantages = group_advantages(batch.rewards, batch.group)
-    entropies, grad_norms = [], []
-    for rows in mini_batches(len(batch.rewards), scenario, shuffle):
-        part, advantages = rows_of(batch, rows), all_advantages[rows]
-        log_probs, entropy = policy.log_probs(part.tokens)
-        loss = grpo_loss(log_probs, part.old_log_probs, advantages, part.response_mask, scenario.clip_range)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if monitor is not None:
-            monitor.observe(
-                per_response(
-                    log_probs,
-                    part.old_log_probs,
-                    part.response_mask,
-                    advantages=advantages,
-                    rewards=part.rewards,
-                    entropy=entropy,
-                    uid=part.uid,
-                    group=part.group,
-                    clip_range=scenario.clip_range,
-                )
-            )
-        grad_norm = clip_grad_norm_(policy.parameters(), scenario.max_grad_norm)
-        optimizer.step()
-        if monitor is not None:
-            monitor.update(grad_norm=grad_norm, loss=loss.detach())
-        entropies.append(entropy.detach()[part.response_mask].mean())
-        grad_norms.append(grad_norm)
-    return float(torch.stack(entropies).mean()), float(torch.stack(grad_norms).mean())
+) -> tuple[Tensor, Tensor]:
+    """Makes one optimizer update on one mini-batch; returns its mean entropy and gradient norm, both scalars."""
+    log_probs, entropy = policy.log_probs(part.tokens)
+    loss = grpo_loss(log_probs, part.old_log_probs, advantages, part.response_mask, clip_range)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    if monitor is not None:
+        responses = per_response(
+            log_probs,
+            part.old_log_probs,
+            part.response_mask,
+            advantages=advantages,
+            rewards=part.rewards,
+            entropy=entropy,
+            uid=part.uid,
+            group=part.group,
+            clip_range=clip_range,
+        )
+        monitor.observe(responses)
+    grad_norm = clip_grad_norm_(policy.parameters(), max_grad_norm)
+    optimizer.step()
+    if monitor is not None:
+        monitor.update(grad_norm=grad_norm, loss=loss.detach())
+    return entropy.detach()[part.response_mask].mean(), grad_norm
 
 
 def _watch(monitor: Monitor, probe: CrossUpdateProbe, batch: Rollout, result: StepResult, scenario: Scenario) -> None:
@@ -243,6 +205,8 @@ def _watch(monitor: Monitor, probe: CrossUpdateProbe, batch: Rollout, result: St
         result.step,
         learning_rate=result.learning_rate,
         updates_per_batch=scenario.updates_per_batch,
+        format_valid_share=result.valid,
+        truncated_share=result.truncated,
     )
 
 
@@ -252,16 +216,17 @@ def _score(policy: Policy, tokens: Tensor) -> Tensor:
     return log_probs
 
 
-def _result(step: int, batch: Rollout, entropy: float, grad_norm: float, learning_rate: float) -> StepResult:
+def _result(step: int, batch: Rollout, updates: list[tuple[Tensor, Tensor]], learning_rate: float) -> StepResult:
     correct = batch.response_mask & (batch.rewards > 0.5)[:, None]
     return StepResult(
         step=step,
         reward=float(batch.rewards.mean()),
         valid=float(batch.valid.float().mean()),
+        truncated=float(batch.truncated.float().mean()),
         searches=float(batch.searches.float().mean()),
         length=float(batch.response_mask.sum(1).float().mean()),
         log_prob_correct=float(batch.old_log_probs[correct].mean()) if correct.any() else None,
-        entropy=entropy,
-        grad_norm=grad_norm,
+        entropy=float(torch.stack([entropy for entropy, _ in updates]).mean()),
+        grad_norm=float(torch.stack([grad_norm for _, grad_norm in updates]).mean()),
         learning_rate=learning_rate,
     )

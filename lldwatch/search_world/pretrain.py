@@ -11,9 +11,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import tempfile
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +21,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from lldwatch.search_world import task
 from lldwatch.search_world.policy import Policy
 from lldwatch.search_world.threads import one_thread
+
+log = logging.getLogger("lldwatch")
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class PretrainSettings:
     learning_rate: float = 4e-3
     warmup_steps: int = 50
     practice: float = 0.5
-    faulty: float = 0.5
+    faulty: float = 0.4
     canonical: float = 0.85
 
 
@@ -74,7 +77,7 @@ def base_policy(
             policy.load_state_dict(torch.load(path, weights_only=True))
             return policy
         except Exception as error:  # torch.load raises a dozen types on a damaged file; any of them means: rebuild
-            warnings.warn(f"rebuilding damaged cache file {path} ({type(error).__name__})", stacklevel=2)
+            log.warning("lldwatch: rebuilding the damaged cache file %s (%s)", path, type(error).__name__)
             policy = _new_policy(settings)
     train_supervised(policy, settings, progress)
     _write_atomically(policy, path)
@@ -100,8 +103,8 @@ def train_supervised(
         for step in range(settings.steps):
             optimizer.param_groups[0]["lr"] = settings.learning_rate * schedule(step, settings)
             tokens, trained = demonstrations(settings, step, rng)
-            log_probs, _ = policy.log_probs(tokens)
-            loss = -(log_probs * trained).sum() / trained.sum()
+            logits, _ = policy(tokens[:, :-1])
+            loss = cross_entropy(logits[trained[:, 1:]], tokens[:, 1:][trained[:, 1:]])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
@@ -134,7 +137,8 @@ def demonstrations(settings: PretrainSettings, step: int, rng: np.random.Generat
         else:
             sequence, mask = task.demonstration(prompt, rng, settings.faulty, settings.canonical)
         tokens[row, : len(sequence)], trained[row, : len(mask)] = sequence, mask
-    return torch.from_numpy(tokens), torch.from_numpy(trained)
+    longest = int(np.flatnonzero(trained.any(axis=0))[-1]) + 1
+    return torch.from_numpy(tokens[:, :longest]), torch.from_numpy(trained[:, :longest])
 
 
 def _new_policy(settings: PretrainSettings) -> Policy:

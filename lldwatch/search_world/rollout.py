@@ -31,6 +31,7 @@ class Rollout:
         group: (B,) int64, same number = same prompt; unique in the run.
         uid: (B,) int64, number of the response; unique in the run.
         valid: (B,) bool, whether the response keeps to the format.
+        truncated: (B,) bool, whether it was cut off at task.MAX_TOKENS.
         searches: (B,) int64, how often the tool answered.
     """
 
@@ -41,6 +42,7 @@ class Rollout:
     group: Tensor
     uid: Tensor
     valid: Tensor
+    truncated: Tensor
     searches: Tensor
 
 
@@ -77,6 +79,7 @@ def rollout(
         group=index * len(prompts) + torch.arange(len(prompts)).repeat_interleave(responses),
         uid=index * len(rows) + torch.arange(len(rows)),
         valid=torch.tensor([task.is_valid_format(response) for response in written]),
+        truncated=torch.tensor([response[-1] != task.ANSWER_END for response in written]),
         searches=torch.tensor(searches),
     )
 

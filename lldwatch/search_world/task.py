@@ -8,8 +8,10 @@ and hides the mechanism) and one fixed knowledge base (is memorised, and the too
 A full episode, one token a word::
 
     <q> e3 r1 r4 </q> <think> w0 w1 r1 </think> <search> e3 r1 </search> <information> e3 r5 e9 r1 e7 </information>
-    <think> w2 w3 e7 </think> <search> e7 r4 </search> <information> e7 r4 e2 r0 e5 </information>
-    <think> w2 w3 e2 </think> <answer> e2 </answer>
+    <think> w2 w3 r1 e7 </think> <search> e7 r4 </search> <information> e7 r4 e2 r0 e5 </information>
+    <think> w2 w3 r4 e2 </think> <answer> e2 </answer>
+
+A thought after reading names the relation before the value: without that only some seeds learn to read in time.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 ENTITIES = 24
 RELATIONS = 6
@@ -52,7 +55,8 @@ MAX_TOKENS = 66
 
 JUNK_PROBABILITY = 0.15
 FAULTS = ("guess", "misread", "detour", "repeat")
-"""The four ways in which a demonstration is faulty: the first two end wrong, the last two only waste a search."""
+"""How a demonstration is faulty: answers too early, reads the distractor, searches the wrong relation first, or
+the same one twice. The first two end wrong, the last two only waste a search."""
 
 _KINDS = ".qqTtSsIiAan" + "e" * ENTITIES + "r" * RELATIONS + "w" * WORDS + "x" * JUNK
 _VALID = re.compile(r"(?:T[wer]*tSersI[^i]*i)*(?:T[wer]*t)?Aea")
@@ -65,12 +69,12 @@ class Prompt:
     Attributes:
         entity: token id of the entity the question starts from.
         relations: token ids of the relations to follow, one or two.
-        facts: (ENTITIES, RELATIONS) int64; ``facts[e, r]`` is the token id of the entity that relation r of e leads to.
+        facts: (ENTITIES, RELATIONS) int64; ``facts[e, r]`` is the token id of what relation r of entity e leads to.
     """
 
     entity: int
     relations: tuple[int, ...]
-    facts: np.ndarray
+    facts: NDArray[np.int64]
 
     @property
     def tokens(self) -> list[int]:
@@ -148,7 +152,7 @@ def tool_answer(
 
 
 def exact_match(prompt: Prompt, response: Sequence[int]) -> float:
-    """The reward: 1.0 if the response (token ids after the prompt) ends in the right ``<answer> x </answer>``, else 0."""
+    """The reward: 1.0 if the response (token ids after the prompt) ends in the right ``<answer> x </answer>``."""
     return float(list(response[-3:]) == [ANSWER, prompt.answer, ANSWER_END])
 
 
@@ -162,8 +166,15 @@ def _think(start: int, said: Sequence[int], rng: np.random.Generator, canonical:
     return [THINK, *(FIRST_WORD + w for w in words), *said, THINK_END]
 
 
+def _searches(relation: int, fault: str, rng: np.random.Generator) -> list[int]:
+    if fault == "detour":
+        other = (relation - FIRST_RELATION + 1 + int(rng.integers(RELATIONS - 1))) % RELATIONS
+        return [FIRST_RELATION + other, relation]
+    return [relation, relation] if fault == "repeat" else [relation]
+
+
 def demonstration(
-    prompt: Prompt, rng: np.random.Generator, faulty: float = 0.5, canonical: float = 0.85
+    prompt: Prompt, rng: np.random.Generator, faulty: float = 0.4, canonical: float = 0.85
 ) -> tuple[list[int], list[bool]]:
     """Writes one demonstration of the task.
 
@@ -191,7 +202,7 @@ def demonstration(
         source = entity
         for asked in _searches(relation, here, rng):
             found = document(prompt, source, asked, rng)
-            read = (found[4:6] if found[2] == asked else found[2:4]) if here == "misread" else [asked, follow(prompt, source, asked)]
+            read = found[2:4] if (found[2] == asked) != (here == "misread") else found[4:6]
             entity = read[1]
             written = [*thought, SEARCH, source, asked, SEARCH_END]
             tokens += [*written, *found]
@@ -215,9 +226,3 @@ def retrieval_practice(prompt: Prompt, rng: np.random.Generator) -> tuple[list[i
         tokens += [THINK, FIRST_WORD + 2, FIRST_WORD + 3, relation, follow(prompt, entity, relation), THINK_END]
         trained += [False] * 14 + [True, True, False]
     return tokens, trained
-
-
-def _searches(relation: int, fault: str, rng: np.random.Generator) -> list[int]:
-    if fault == "detour":
-        return [FIRST_RELATION + (relation - FIRST_RELATION + 1 + int(rng.integers(RELATIONS - 1))) % RELATIONS, relation]
-    return [relation, relation] if fault == "repeat" else [relation]

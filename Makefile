@@ -1,0 +1,50 @@
+# Everything a developer or a newcomer types. `make` alone lists it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types imports unit bench samples clean
+
+help: ## what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(READY) ## train a tiny policy that really collapses, with the live dashboard; ARGS="--scenario healthy"
+	@$(BIN)/lldwatch demo $(ARGS)
+
+test: lint types imports unit ## everything that CI runs
+
+lint: $(READY) ## style and formatting
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(READY) ## static types
+	@$(BIN)/mypy
+
+imports: $(READY) ## who may import whom
+	@$(BIN)/lint-imports
+
+unit: $(READY) ## the tests; ARGS="-k recorder" chooses
+	@$(BIN)/pytest $(ARGS)
+
+bench: $(READY) ## the tables of the README (some minutes)
+	@$(BIN)/python benchmarks/miniature.py $(ARGS)
+
+samples: $(READY) ## record sample_logs/ again
+	@rm -rf sample_logs/healthy sample_logs/collapse
+	@$(BIN)/lldwatch demo --no-dashboard --scenario healthy --seed 0 --out sample_logs/healthy
+	@$(BIN)/lldwatch demo --no-dashboard --scenario collapse --seed 0 --out sample_logs/collapse
+
+clean: ## remove what was installed and built
+	rm -rf $(VENV) build dist *.egg-info
+
+# torch first and alone: whatever depends on it would otherwise fetch its newest release, with gigabytes of GPU packages
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed, $(PYTHON) is older: make PYTHON=python3.12" >&2; exit 2; }
+	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (once, a few minutes) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r constraints.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@

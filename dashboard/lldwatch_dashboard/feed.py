@@ -1,0 +1,247 @@
+"""The runs below a folder, kept up to date for as many browser tabs as look at them.
+
+A run is read again only when its files have changed, and only what is new in it. A run that cannot be read is an
+answer like any other: its reason stands in `Summary.error`, and the others are not touched by it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+import pyarrow.compute as pc
+
+from lldwatch.diagnosis import Diagnosis
+from lldwatch.errors import RunNotFoundError
+from lldwatch.follow import Follower
+from lldwatch.run import Run, is_run, list_runs
+from lldwatch.schema import Observation, RunInfo
+
+log = logging.getLogger("lldwatch.dashboard")
+
+_versions = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What the list and the header say of a run.
+
+    Attributes:
+        name: path of the run relative to the root, with `/`; `.` is the root itself.
+        info: its `run.json`.
+        last: the last step; None before the first.
+        diagnosis: as of the last step.
+        pace: median seconds between the last steps; None if unknown.
+        ending: how the training ended, in words; None while it has not.
+        problems: files that could not be read.
+        error: why the run cannot be read at all.
+        read: False while nobody has had the time to look into it.
+    """
+
+    name: str
+    info: RunInfo = field(default_factory=RunInfo)
+    last: Observation | None = None
+    diagnosis: Diagnosis = field(default_factory=Diagnosis)
+    pace: float | None = None
+    ending: str | None = None
+    problems: tuple[str, ...] = ()
+    error: str | None = None
+    read: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A run as it stood at one moment: it never changes. `version` is another one whenever something has changed."""
+
+    version: int
+    summary: Summary
+    observations: Sequence[Observation] = ()
+    diagnoses: Sequence[Diagnosis] = ()
+
+
+class Feed:
+    """Follows the runs below a folder. Safe to use from many threads.
+
+    Args:
+        root: the folder; it may come into being later.
+        kept: runs whose steps are kept in memory; the one not asked for longest is let go.
+        rescan_s: look for new runs at most every so many seconds.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], *, kept: int = 32, rescan_s: float = 2.0) -> None:
+        self.root = Path(root).resolve()
+        self._kept, self._rescan_s = kept, rescan_s
+        self._lock = threading.Lock()
+        self._tails: OrderedDict[str, _Tail] = OrderedDict()
+        self._summaries: dict[str, tuple[object, Summary]] = {}
+        self._names: list[str] = []
+        self._scanned_at = -math.inf
+
+    def names(self) -> list[str]:
+        """The names of all runs."""
+        with self._lock:
+            if time.monotonic() - self._scanned_at >= self._rescan_s:
+                paths = list_runs(self.root) if self.root.is_dir() else []
+                self._names = [path.relative_to(self.root).as_posix() for path in paths]
+                self._scanned_at = time.monotonic()
+                self._summaries = {name: self._summaries[name] for name in self._names if name in self._summaries}
+            return list(self._names)
+
+    def summaries(self, budget_s: float = 0.5) -> list[Summary]:
+        """One summary per run, the worst first.
+
+        Args:
+            budget_s: after so many seconds of reading, what is known already is given for the other runs; they have
+                their turn at the next call.
+        """
+        deadline = time.monotonic() + budget_s
+        rows = []
+        for name in self.names():
+            print_, known = self._summaries.get(name, (None, None))
+            try:
+                path = self.locate(name)
+                if time.monotonic() < deadline and (known is None or _fingerprint(path) != print_):
+                    known = self.snapshot(name).summary
+            except RunNotFoundError:  # deleted since the folder was scanned
+                continue
+            rows.append(known or Summary(name=name, read=False))
+        return sorted(rows, key=_worst_first)
+
+    def snapshot(self, name: str) -> Snapshot:
+        """The run as it stands now.
+
+        Raises:
+            RunNotFoundError: there is no such run below the root.
+        """
+        path = self.locate(name)
+        with self._lock:
+            tail = self._tails.setdefault(name, _Tail(name, path))
+            self._tails.move_to_end(name)
+            while len(self._tails) > self._kept:
+                self._tails.popitem(last=False)
+        print_, snapshot = tail.update()
+        with self._lock:
+            self._summaries[name] = (print_, snapshot.summary)
+        return snapshot
+
+    def locate(self, name: str) -> Path:
+        """The directory of a run; nothing outside the root is ever looked at.
+
+        Raises:
+            RunNotFoundError: there is no such run below the root.
+        """
+        try:
+            path = (self.root / name).resolve()
+            inside = path.is_relative_to(self.root) and ".." not in Path(name).parts and not Path(name).is_absolute()
+            if inside and is_run(path):
+                return path
+        except (OSError, ValueError):  # a name too long, or with a null byte
+            pass
+        with self._lock:
+            self._tails.pop(name, None)
+        raise RunNotFoundError(f"there is no run {name!r} below {self.root}")
+
+
+class _Tail:
+    """One run that is being followed."""
+
+    def __init__(self, name: str, path: Path) -> None:
+        self._name, self._path = name, path
+        self._lock = threading.Lock()
+        self._follower: Follower | None = None
+        self._identity: object = None
+        self._seen: object = None
+        self._snapshot: Snapshot | None = None
+
+    def update(self) -> tuple[object, Snapshot]:
+        """Read what is new; the fingerprint of the files, and the run."""
+        with self._lock:
+            # taken before the reading: what is written meanwhile changes it, and is read at the next call
+            print_ = _fingerprint(self._path)
+            if self._snapshot is None or print_ != self._seen:
+                self._seen = print_
+                self._snapshot = self._read()
+            return print_, self._snapshot
+
+    def _read(self) -> Snapshot:
+        try:
+            follower = self._follow()
+            observations, info = tuple(follower.observations), follower.run.info
+            summary = Summary(
+                name=self._name,
+                info=info,
+                last=observations[-1] if observations else None,
+                diagnosis=follower.diagnosis,
+                pace=_pace(observations[-20:]),
+                ending=_ending(follower.run) if follower.run.ended else None,
+                problems=tuple(follower.run.problems),
+            )
+            return Snapshot(
+                version=next(_versions),
+                summary=summary,
+                observations=observations,
+                diagnoses=tuple(follower.diagnoses),
+            )
+        except Exception as error:  # whatever is wrong with one run, the others must still be shown
+            log.warning("%s cannot be read", self._path, exc_info=True)
+            self._follower = None
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            return Snapshot(version=next(_versions), summary=Summary(name=self._name, error=reason))
+
+    def _follow(self) -> Follower:
+        """The follower with all steps; a new one if another run has taken the place of the one it followed."""
+        if self._follower is not None and self._identity == _inode(self._path):
+            started = self._follower.run.info.started
+            self._follower.update()
+            if self._follower.run.info.started == started:
+                return self._follower
+        self._identity = _inode(self._path)
+        self._follower = Follower(Run(self._path))
+        self._follower.update()
+        return self._follower
+
+
+def _inode(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _fingerprint(path: Path) -> object:
+    """Changes whenever run.json or the steps do; the change time moves with permissions too."""
+    marks: list[tuple[str, object]] = []
+    for folder in (path, path / Observation.TABLE):
+        try:
+            with os.scandir(folder) as entries:
+                files = [(entry.name, entry.stat()) for entry in entries if not entry.is_dir()]
+        except OSError as error:
+            marks.append((str(folder), error.errno))
+            continue
+        marks.extend((name, (status.st_ino, status.st_size, status.st_ctime_ns)) for name, status in sorted(files))
+    return marks
+
+
+def _pace(observations: Sequence[Observation]) -> float | None:
+    times = [observation.time for observation in observations if observation.time is not None]
+    return median(after - before for before, after in itertools.pairwise(times)) if len(times) > 1 else None
+
+
+def _ending(run: Run) -> str | None:
+    """What the last `finish` event says."""
+    events = run.events()
+    details = events.filter(pc.equal(events["kind"], "finish"))["detail"].to_pylist()
+    return details[-1] if details else None
+
+
+def _worst_first(summary: Summary) -> tuple[float, bool, str]:
+    """Dead runs, then the ill ones, then those that cannot be read, then the others; running before finished."""
+    rank = 0.5 if summary.error else float(summary.diagnosis.stage)
+    return -rank, summary.info.ended is not None, summary.name

@@ -1,0 +1,164 @@
+"""The run page's figure: panels on one shared step axis, with the stages behind all of them.
+
+All panels hang on one x axis (not one each), so that zoom, grid and the hover box are shared by construction. The
+titles stand in HTML above the panels, where they explain themselves; `panels.panel_tops` says where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from lldwatch.diagnosis import Diagnosis
+from lldwatch.schema import Observation
+from lldwatch.signals import SIGNALS
+from lldwatch_dashboard import series as numbers
+from lldwatch_dashboard.panels import (
+    BOTTOM,
+    DARK,
+    HEIGHT,
+    LANE_HEIGHT,
+    LEFT,
+    LIGHT,
+    PANELS,
+    PLOT_HEIGHT,
+    RIGHT,
+    STAGE_COLOURS,
+    TOP,
+    Palette,
+    axis,
+    domain,
+)
+from lldwatch_dashboard.series import Band
+from lldwatch_dashboard.traces import all_traces
+
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
+
+
+def run_figure(
+    observations: Sequence[Observation], diagnoses: Sequence[Diagnosis], *, revision: str = "", dark: bool = False
+) -> go.Figure:
+    """All panels of a run.
+
+    Args:
+        observations: its steps.
+        diagnoses: one for each of them.
+        revision: as long as it stays the same, a new figure keeps the user's zoom.
+        dark: for a dark page.
+    """
+    palette = DARK if dark else LIGHT
+    stages = numbers.bands(diagnoses)
+    layout = _layout(palette, revision)
+    layout["shapes"] = [*(_band_shape(band) for band in stages), _zero_line(palette)]
+    layout["annotations"] = [*stage_labels(stages, palette), *_not_recorded(observations, palette)]
+    layout["yaxis"]["autorangeoptions"] = headline_clip(observations)
+    return go.Figure(data=all_traces(observations, diagnoses, palette), layout=layout)
+
+
+def stage_labels(stages: Sequence[Band], palette: Palette) -> list[dict[str, Any]]:
+    """The stages in words above the panels, each stage in its own lane; a band close to a labelled one has none."""
+    if not stages:
+        return []
+    begin, end = stages[0].begin, stages[-1].end
+    labels, last = [], dict.fromkeys(STAGE_COLOURS, -np.inf)
+    for band in stages:
+        if band.begin - last[band.stage] < 0.25 * (end - begin):
+            continue
+        last[band.stage] = band.begin
+        labels.append(
+            {
+                "text": f"▾ {band.stage.label} from {band.begin + 0.5:.0f}",
+                "x": band.begin,
+                "xref": "x",
+                "y": 1,
+                "yref": "paper",
+                "yshift": LANE_HEIGHT * (3 - band.stage),
+                "xanchor": "auto",
+                "yanchor": "bottom",
+                "showarrow": False,
+                "borderpad": 0,
+                "font": {"size": 11, "color": palette.ink},
+            }
+        )
+    return labels
+
+
+def headline_clip(observations: Sequence[Observation]) -> dict[str, float]:
+    """Limits for the headline's own scale: the in-batch change behind it must not squeeze it flat."""
+    headline = numbers.measured(observations, SIGNALS["cross_update_change"]).values
+    lower, upper = numbers.standard_error(observations)
+    floor = numbers.noise_floor(observations).values
+    drawn = np.concatenate([headline[np.isfinite(headline)], lower.values, upper.values, floor, -floor])
+    if not len(drawn):
+        return {}
+    margin = 0.08 * max(float(np.ptp(drawn)), 1e-6)
+    return {"clipmin": min(float(drawn.min()), 0.0) - margin, "clipmax": max(float(drawn.max()), 0.0) + margin}
+
+
+def _layout(palette: Palette, revision: str) -> dict[str, Any]:
+    """Axes and manners of the figure; the empty ones too, so that nothing jumps when the first step comes."""
+    last = axis(len(PANELS) - 1)
+    line = {"gridcolor": palette.grid, "linecolor": palette.grid, "tickfont": {"color": palette.muted}}
+    layout: dict[str, Any] = {
+        "height": HEIGHT,
+        "margin": {"t": TOP, "b": BOTTOM, "l": LEFT, "r": RIGHT},
+        "uirevision": revision or True,
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": FONT, "size": 11, "color": palette.ink},
+        "hovermode": "x unified",
+        "hoversubplots": "axis",
+        "hoverlabel": {"bgcolor": palette.paper, "bordercolor": palette.muted, "font": {"color": palette.ink}},
+        "dragmode": "zoom",
+        "showlegend": False,
+        "xaxis": {**line, "anchor": last, "title": {"text": "step"}, "zeroline": False, "unifiedhovertitle": {}},
+    }
+    layout["xaxis"] |= {"showspikes": True, "spikemode": "across", "spikesnap": "hovered data", "spikethickness": 1}
+    layout["xaxis"] |= {"spikecolor": palette.muted, "spikedash": "dot", "unifiedhovertitle": {"text": "step %{x}"}}
+    for row, panel in enumerate(PANELS):
+        scale = {"type": "log", "dtick": "D1", "exponentformat": "power"} if panel.log else {"nticks": 5}
+        name = axis(row).replace("y", "yaxis")
+        layout[name] = {**line, **scale, "domain": domain(row), "anchor": "x", "zeroline": False}
+    return layout
+
+
+def _zero_line(palette: Palette) -> dict[str, Any]:
+    line = {"color": palette.ink, "width": 1}
+    return {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "yref": "y", "y0": 0, "y1": 0, "line": line, "name": "0"}
+
+
+def _band_shape(band: Band) -> dict[str, Any]:
+    """From its lane above the panels down through all of them."""
+    lanes = LANE_HEIGHT * (4 - band.stage) / PLOT_HEIGHT
+    return {
+        "type": "rect",
+        "name": band.stage.label,
+        "layer": "below",
+        "xref": "x",
+        "x0": band.begin,
+        "x1": band.end,
+        "yref": "paper",
+        "y0": 0,
+        "y1": 1 + lanes,
+        "fillcolor": STAGE_COLOURS[band.stage],
+        "opacity": 0.2,
+        "line": {"width": 0},
+    }
+
+
+def _not_recorded(observations: Sequence[Observation], palette: Palette) -> list[dict[str, Any]]:
+    """An empty panel says which columns it lacks."""
+    notes = []
+    for row, panel in enumerate(PANELS):
+        needed = sorted({column for name in panel.signals for column in SIGNALS[name].requires})
+        if any(getattr(seen, column) is not None for seen in reversed(observations) for column in needed):
+            continue
+        bottom, top = domain(row)
+        text = f"not recorded: needs {' or '.join(needed)}" if observations else "waiting for the first step"
+        font = {"size": 12, "color": palette.muted}
+        place = {"xref": "paper", "x": 0.5, "yref": "paper", "y": (bottom + top) / 2}
+        notes.append({"text": text, "showarrow": False, "font": font, **place})
+    return notes

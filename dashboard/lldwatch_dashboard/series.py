@@ -1,0 +1,163 @@
+"""The numbers behind the figures: what was measured, thinned for a screen, and where the stages lie.
+
+What was not measured has no point; what was measured as NaN or infinite has one, and every step of the way keeps it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lldwatch.diagnosis import Diagnosis, Stage
+from lldwatch.schema import Observation
+from lldwatch.signals import Signal, value
+
+Array = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.intp]
+
+MAX_POINTS = 2000
+WINDOW = 5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Series:
+    """One signal at the steps where it was measured; arrays of shape (points,)."""
+
+    steps: npt.NDArray[np.int64]
+    values: Array
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def at(self, indices: Indices) -> Series:
+        """Only these points."""
+        return Series(self.steps[indices], self.values[indices])
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A value that has no place on the axis, shown at the edge of the panel; `text` says what it was."""
+
+    step: int
+    height: float
+    text: str
+    top: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Steps in a row with the same stage; `begin` and `end` lie half a step outside of the first and the last."""
+
+    stage: Stage
+    begin: float
+    end: float
+
+
+def measured(observations: Sequence[Observation], signal: Signal) -> Series:
+    """The steps at which a signal was measured."""
+    points = [(seen.step, number) for seen in observations if (number := value(signal, seen)) is not None]
+    return _series(points)
+
+
+def column(observations: Sequence[Observation], name: str) -> Series:
+    """The same for a column of `Observation` that is no signal of its own."""
+    points = [(seen.step, number) for seen in observations if (number := getattr(seen, name)) is not None]
+    return _series(points)
+
+
+def _series(points: list[tuple[int, float]]) -> Series:
+    steps, values = zip(*points, strict=True) if points else ((), ())
+    return Series(np.array(steps, np.int64), np.array(values, np.float64))
+
+
+def running_mean(values: Array, window: int = WINDOW) -> Array:
+    """Mean of the last `window` values; those that are not finite are left out, NaN where none is left."""
+    finite = np.isfinite(values)
+    front = np.zeros(window - 1)
+    sums = _windows(np.concatenate([front, np.where(finite, values, 0.0)]), window)
+    counts = _windows(np.concatenate([front, finite.astype(np.float64)]), window)
+    means: Array = np.divide(sums, counts, out=np.full(len(values), np.nan), where=counts > 0)
+    return means
+
+
+def _windows(padded: Array, window: int) -> Array:
+    if len(padded) < window:
+        return np.zeros(0)
+    sums: Array = np.lib.stride_tricks.sliding_window_view(padded, window).sum(axis=1)
+    return sums
+
+
+def thin(values: Array, limit: int = MAX_POINTS) -> Indices:
+    """Indices of at most `limit` points that keep the picture.
+
+    The points are cut into equal stretches; of each the smallest and the largest value stay, and the first that is not
+    finite: neither a spike nor a NaN of a single step is lost. The first and the last point stay.
+    """
+    count = len(values)
+    if count <= limit:
+        return np.arange(count)
+    width = math.ceil(count / ((limit - 2) // 3))
+    rows = math.ceil(count / width)
+    stretches = np.full((rows, width), np.nan)
+    stretches.flat[:count] = values
+    finite = np.isfinite(stretches)
+    lowest = np.where(finite, stretches, np.inf).argmin(axis=1)
+    highest = np.where(finite, stretches, -np.inf).argmax(axis=1)
+    broken = (~finite).argmax(axis=1)
+    corners = np.arange(rows)[:, None] * width + np.stack([lowest, highest, broken], axis=1)
+    keep = np.unique(np.concatenate([corners.ravel(), [0, count - 1]]))
+    return keep[keep < count]
+
+
+def edge_marks(series: Series, *, log: bool) -> list[Mark]:
+    """What cannot be drawn on the axis: NaN and infinite values at the top; on a log axis 0 and less at the bottom."""
+    finite = series.values[np.isfinite(series.values)]
+    drawn = finite[finite > 0] if log else finite
+    low, high = (float(drawn.min()), float(drawn.max())) if len(drawn) else (1.0, 1.0)
+    low, high = (low / 1.5, high * 1.5) if log else (low, high)
+    marks = []
+    for step, number in zip(series.steps.tolist(), series.values.tolist(), strict=True):
+        if not math.isfinite(number):
+            bottom = number == -math.inf
+            text = "NaN" if math.isnan(number) else f"{number:+}"
+            marks.append(Mark(step, low if bottom else high, text, not bottom))
+        elif log and number <= 0:
+            marks.append(Mark(step, low, f"{number:g}", False))
+    return marks
+
+
+def bands(diagnoses: Sequence[Diagnosis]) -> list[Band]:
+    """Where the stage was not HEALTHY, from the diagnosis of each step."""
+    found = []
+    at = [(diagnosis.step, diagnosis.stage) for diagnosis in diagnoses if diagnosis.step is not None]
+    groups = [(stage, [step for step, _ in group]) for stage, group in itertools.groupby(at, key=lambda pair: pair[1])]
+    for (stage, steps), after in itertools.zip_longest(groups, groups[1:]):
+        if stage is not Stage.HEALTHY:
+            found.append(Band(stage, steps[0] - 0.5, (after[1][0] if after else steps[-1] + 1) - 0.5))
+    return found
+
+
+def noise_floor(observations: Sequence[Observation]) -> Series:
+    """The largest A/A noise so far: what the detector takes for no change."""
+    floor = column(observations, "noise_floor")
+    return Series(floor.steps, np.maximum.accumulate(np.nan_to_num(floor.values, nan=0.0, posinf=0.0)))
+
+
+def standard_error(observations: Sequence[Observation]) -> tuple[Series, Series]:
+    """Lower and upper edge of +-1 standard error around the likelihood change of earlier correct responses."""
+    points = [
+        (seen.step, change, error)
+        for seen in observations
+        if (change := seen.cross_update_change) is not None
+        and (error := seen.cross_update_error) is not None
+        and math.isfinite(change)
+        and math.isfinite(error)
+    ]
+    steps, changes, errors = zip(*points, strict=True) if points else ((), (), ())
+    at, middle, spread = np.array(steps, np.int64), np.array(changes), np.array(errors)
+    return Series(at, middle - spread), Series(at, middle + spread)

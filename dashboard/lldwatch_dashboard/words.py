@@ -1,0 +1,91 @@
+"""What the dashboard says in words: for somebody who was woken by it."""
+
+from __future__ import annotations
+
+from lldwatch.diagnosis import Diagnosis, Family, Stage
+from lldwatch_dashboard.feed import Summary
+
+STAGE_ICON = {Stage.HEALTHY: "✓", Stage.STAGNATION: "◔", Stage.DECAY: "▲", Stage.COLLAPSE: "✖"}
+STAGE_MEANING = {
+    Stage.HEALTHY: "Nothing points to a collapse.",
+    Stage.STAGNATION: "Correct answers of earlier batches become less likely; nothing else has moved yet.",
+    Stage.DECAY: "The loss of likelihood is borne out by a second sign: a collapse is to be expected.",
+    Stage.COLLAPSE: "The reward is lost and stays lost, or the arithmetic broke.",
+}
+STATUS_ICON = {"ok": "✓", "warning": "▲", "critical": "✖", "skipped": "○"}
+FAMILY = {Family.LLD_SPIRAL: "likelihood displacement", Family.NUMERICAL: "numerical"}
+
+UNKNOWN = "\N{EN DASH}"
+
+_QUIET_FACTOR = 10  # a step this many times longer than usual is no step any more
+_QUIET_AT_LEAST_S = 60.0
+
+
+def verdict(summary: Summary) -> str:
+    """One sentence: what the run looks like, and since when."""
+    diagnosis = summary.diagnosis
+    if summary.error:
+        return f"This run cannot be read: {summary.error}"
+    if diagnosis.step is None:
+        return "No step has been recorded yet."
+    if diagnosis.stage is Stage.HEALTHY:
+        return _healthy(diagnosis)
+    since = min(diagnosis.onsets.values(), default=diagnosis.step)
+    if diagnosis.stage is Stage.STAGNATION:
+        return f"Since about step {since}, correct answers of earlier batches become less likely. Nothing else yet."
+    if diagnosis.stage is Stage.DECAY:
+        return f"Correct answers are being unlearnt since about step {since}: expect a collapse, and act now."
+    lost = diagnosis.onsets.get(Stage.COLLAPSE, diagnosis.step)
+    if diagnosis.family is Family.NUMERICAL:
+        return f"The arithmetic broke at about step {lost}: the run computes NaN or infinite values."
+    if diagnosis.family is Family.LLD_SPIRAL:
+        return f"The run has collapsed: correct answers were unlearnt, and the reward is lost since about step {lost}."
+    return f"The reward is lost since about step {lost}, but not by likelihood displacement: check the reward first."
+
+
+def _healthy(diagnosis: Diagnosis) -> str:
+    skipped = sum(check.status == "skipped" for check in diagnosis.checks)
+    if skipped == len(diagnosis.checks):
+        return "Too early to say: no check has the data it needs yet."
+    if diagnosis.first_warning is not None:
+        return f"Nothing points to a collapse any more; there was a warning at step {diagnosis.first_warning}."
+    if skipped:
+        return f"Nothing points to a collapse, but {skipped} of {len(diagnosis.checks)} checks could not be made."
+    return "Nothing points to a collapse."
+
+
+def progress(summary: Summary) -> str:
+    """`step 12 of 200`."""
+    if summary.last is None:
+        return "no step yet"
+    planned = f" of {summary.info.planned_steps}" if summary.info.planned_steps else ""
+    return f"step {summary.last.step}{planned}"
+
+
+def liveness(summary: Summary, now: float) -> tuple[str, str]:
+    """Whether the training still runs: `live`, `stalled`, `finished` or `unknown`; and what that rests on.
+
+    Args:
+        summary: of the run.
+        now: Unix time.
+    """
+    if summary.info.ended is not None:
+        return "finished", summary.ending or "the training closed the run"
+    if summary.last is None or summary.last.time is None:
+        return "unknown", "no time of a step is recorded"
+    silent = now - summary.last.time
+    quiet = max(_QUIET_FACTOR * (summary.pace or 0.0), _QUIET_AT_LEAST_S)
+    return "stalled" if silent > quiet else "live", f"last step {age(silent)} ago"
+
+
+def age(seconds: float) -> str:
+    """In the largest unit that says enough."""
+    for limit, size, unit in ((60, 1, "s"), (3600, 60, "min"), (172800, 3600, "h")):
+        if seconds < limit:
+            return f"{max(seconds, 0.0) / size:.0f} {unit}"
+    return f"{seconds / 86400:.0f} days"
+
+
+def number(value: float | None) -> str:
+    """Four digits, with a real minus sign; a dash for what is not known."""
+    return UNKNOWN if value is None else f"{value:.4g}".replace("-", "\N{MINUS SIGN}")

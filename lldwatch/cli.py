@@ -1,0 +1,169 @@
+"""The command `lldwatch`.
+
+Exit status: 0 it ran, 3 `--fail-on` was reached, 2 a user's mistake, said in one line on standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from lldwatch.diagnosis import Stage
+from lldwatch.errors import InputError, LldwatchError
+from lldwatch.follow import Follower
+from lldwatch.report import as_json, verdict, write_text
+from lldwatch.run import Run
+from lldwatch.signals import SIGNALS
+
+_STAGES = [stage.label for stage in Stage if stage is not Stage.HEALTHY]
+_POLL_SECONDS = 1.0
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says a mistake in one line instead of printing the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with status 2."""
+        sys.stderr.write(f"lldwatch: {message} (see '{self.prog} --help')\n")
+        sys.exit(2)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.command(options)
+    except LldwatchError as error:
+        sys.stderr.write(f"lldwatch: {error}\n")
+        return 2
+    except ModuleNotFoundError as error:
+        extra = {"torch": "torch", "tqdm": "demo"}.get(str(error.name), "dashboard")
+        sys.stderr.write(f"lldwatch: {error.name} is not installed: pip install 'lldwatch[{extra}]'\n")
+        return 2
+    except BrokenPipeError:  # `lldwatch signals | head`
+        sys.stderr.close()
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="lldwatch", description="Watch GRPO trainings for Lazy Likelihood Displacement.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+
+    demo = commands.add_parser("demo", help="train a tiny policy that really collapses, and watch it live")
+    demo.add_argument("--scenario", choices=["healthy", "collapse"], default="collapse")
+    demo.add_argument("--seed", type=_not_negative, default=0, help="of prompts and sampling (default 0)")
+    demo.add_argument("--steps", type=_positive, default=80, help="rollout batches (default 80)")
+    demo.add_argument("--out", type=Path, metavar="RUN", help="run directory (default runs/demo-SCENARIO)")
+    demo.add_argument("--no-dashboard", action="store_true", help="only train, diagnose and end")
+    demo.add_argument("--port", type=_port, default=8050)
+    demo.set_defaults(command=_demo)
+
+    diagnose = commands.add_parser("diagnose", help="say what a recorded run died of, or that it is well")
+    diagnose.add_argument("run", type=Path, metavar="RUN")
+    diagnose.add_argument("--json", action="store_true", help="one JSON object instead of words")
+    diagnose.add_argument("--fail-on", choices=_STAGES, help="exit with 3 if this stage or a later one is reached")
+    diagnose.set_defaults(command=_diagnose)
+
+    watch = commands.add_parser("watch", help="follow a run in the terminal while it trains")
+    watch.add_argument("run", type=Path, metavar="RUN")
+    watch.set_defaults(command=_watch)
+
+    dashboard = commands.add_parser("dashboard", help="show all runs below a folder in the browser")
+    dashboard.add_argument("root", type=Path, metavar="ROOT")
+    dashboard.add_argument("--port", type=_port, default=8050)
+    dashboard.set_defaults(command=_dashboard)
+
+    signals = commands.add_parser("signals", help="what lldwatch measures, and what it means")
+    signals.set_defaults(command=_signals)
+    return parser
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from lldwatch.demo import run_demo
+
+    run_demo(options.scenario, options.seed, options.steps, options.out, None if options.no_dashboard else options.port)
+    return 0
+
+
+def _diagnose(options: argparse.Namespace) -> int:
+    follower = Follower(Run(options.run))
+    follower.update()
+    if not follower.observations:
+        why = "; ".join(follower.run.problems) or "nothing was recorded yet"
+        raise InputError(f"{options.run} has no readable steps: {why}")
+    if options.json:
+        print(json.dumps(as_json(follower), indent=2))
+    else:
+        write_text(follower, sys.stdout)
+    reached = options.fail_on and follower.diagnosis.stage >= Stage[options.fail_on.upper()]
+    return 3 if reached else 0
+
+
+def _watch(options: argparse.Namespace) -> int:
+    follower = Follower(Run(options.run))
+    shown: tuple[str, ...] = ()
+    while True:
+        first = follower.update()
+        for observation, diagnosis in zip(follower.observations[first:], follower.diagnoses[first:], strict=True):
+            reward = "-" if observation.reward is None else f"{observation.reward:.3f}"
+            change = observation.cross_update_change
+            moved = "-" if change is None else f"{change:+.4f}"
+            print(
+                f"step {observation.step:>6}  reward {reward:>7}  likelihood change {moved:>8}  {diagnosis.stage.label}"
+            )
+        state = (verdict(follower.diagnosis), *follower.run.problems)
+        if state != shown:
+            print("\n".join(f"  {line}" for line in state), flush=True)
+            shown = state
+        if follower.run.ended:
+            print(f"the run ended at {follower.run.info.ended}")
+            return 0
+        time.sleep(_POLL_SECONDS)
+
+
+def _dashboard(options: argparse.Namespace) -> int:
+    from lldwatch_dashboard import serve
+
+    if not options.root.is_dir():
+        raise InputError(f"{options.root} is not a folder: give the folder that holds your runs")
+    print(f"lldwatch dashboard of {options.root} on http://127.0.0.1:{options.port} (Ctrl-C ends it)", flush=True)
+    serve(options.root, port=options.port)
+    return 0
+
+
+def _signals(options: argparse.Namespace) -> int:
+    for signal in SIGNALS.values():
+        unit = f" [{signal.unit}]" if signal.unit else ""
+        print(f"{signal.name}{unit}: {signal.title}")
+        print(f"    {signal.meaning}\n    Healthy: {signal.healthy}")
+        print(f"    Needs: {', '.join(signal.requires)}. Reference: {signal.reference}\n")
+    return 0
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return number
+
+
+def _not_negative(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is a negative number")
+    return number
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 < number < 65536:
+        raise argparse.ArgumentTypeError(f"{text} is not a port: 1 to 65535")
+    return number
