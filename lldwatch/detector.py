@@ -19,7 +19,7 @@ from lldwatch.trends import Confirmed
 
 _ADVICE = {
     Family.LLD_SPIRAL: (
-        "make fewer optimizer updates on each rollout batch: where reuse is the cause, nothing helped more",
+        "make fewer optimizer updates on each rollout batch{reuse}: where reuse is the cause, nothing helped more",
         "add a likelihood-preserving term (LLDS, arXiv:2512.04220) on the correct responses of earlier batches",
         "add a KL penalty to the reference policy, or lower the learning rate",
         "go back to the last checkpoint before step {onset}",
@@ -98,7 +98,7 @@ class CollapseDetector:
             first_warning=observation.step if warned is None and stage >= Stage.DECAY else warned,
             evidence=evidence,
             checks=tuple(check for check, _ in results),
-            advice=_advice(stage, family, onsets),
+            advice=_advice(stage, family, onsets, observation),
         )
         return self.diagnosis
 
@@ -142,7 +142,8 @@ def diagnose(observations: Iterable[Observation], detector: CollapseDetector | N
     return [detector.update(observation) for observation in observations]
 
 
-def _advice(stage: Stage, family: Family | None, onsets: dict[Stage, int]) -> tuple[str, ...]:
+def _advice(stage: Stage, family: Family | None, onsets: dict[Stage, int], observation: Observation) -> tuple[str, ...]:
     if stage is Stage.HEALTHY:
         return ()
-    return tuple(line.format(onset=min(onsets.values())) for line in _ADVICE[family])
+    reuse = f" (now {observation.updates_per_batch})" if observation.updates_per_batch else ""
+    return tuple(line.format(onset=min(onsets.values()), reuse=reuse) for line in _ADVICE[family])

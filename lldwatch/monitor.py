@@ -241,12 +241,12 @@ class Monitor:
 
 def _problem(responses: Responses) -> str | None:
     """What is wrong with the values of a batch, in one line."""
-    for name in ("log_prob", "old_log_prob", "entropy"):
+    for name, argument in (("log_prob", "log_probs"), ("old_log_prob", "old_log_probs"), ("entropy", "entropy")):
         values = getattr(responses, name)
         if values is not None and not np.isfinite(values).all():
             bad = np.flatnonzero(~np.isfinite(values))
             return (
-                f"{name}s of {len(bad)} of {len(values)} responses are not finite (first: row {bad[0]}): "
+                f"{argument} is not finite in {len(bad)} of {len(values)} responses (first: row {bad[0]}): "
                 "expected finite nats wherever response_mask is 1"
             )
     if responses.tokens is not None and len(responses) and not responses.tokens.any():
@@ -260,6 +260,11 @@ def _numbers(scalars: Mapping[str, Any]) -> dict[str, float]:
         if name not in _SCALARS:
             raise InputError(f"{name} is not a field of Observation: expected one of {', '.join(_SCALARS)}")
     try:
-        return {name: float(value) for name, value in scalars.items() if value is not None}
+        return {name: _number(value) for name, value in scalars.items() if value is not None}
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"a value of {', '.join(scalars)} is not one number: {error}") from None
+
+
+def _number(value: Any) -> float:
+    """A tensor that wants a gradient would warn when it is turned into a number."""
+    return float(value.detach() if hasattr(value, "detach") else value)

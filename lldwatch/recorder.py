@@ -35,6 +35,7 @@ except ImportError:  # Windows has no flock: two writers on one run are then not
 log = logging.getLogger("lldwatch")
 
 _Item = tuple[Observation | Event, Sequence[Responses], Sequence[Probes]]
+_CLOSE_SECONDS = 60.0
 _ORDER = ("events", "responses", "probes", "steps")  # steps last: a step that stands there is complete
 
 
@@ -126,7 +127,9 @@ class Recorder:
         if self.dropped_steps:
             self.event(-1, "dropped", f"{self.dropped_steps} steps were not recorded: the disk was too slow or failed")
         self._queue.put(None)
-        self._thread.join(timeout=60.0)
+        self._thread.join(timeout=_CLOSE_SECONDS)
+        if self._thread.is_alive():
+            log.warning("lldwatch: %s could not be written within %.0f s: the rest is lost", self.path, _CLOSE_SECONDS)
         self.info = replace(self.info, ended=_now())
         self.write_info()
         if self._lock is not None:

@@ -1,0 +1,81 @@
+"""The demo as a newcomer runs it: a real training in a real process, from an empty cache."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from lldwatch import Run
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return {**os.environ, "LLDWATCH_CACHE": str(tmp_path_factory.mktemp("cache"))}
+
+
+def lldwatch(folder: Path, environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "lldwatch", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
+
+
+@pytest.mark.parametrize(("scenario", "stages"), [("collapse", {"collapse", "decay"}), ("healthy", {"healthy"})])
+def test_the_demo_ends_with_the_right_verdict(
+    tmp_path: Path, environment: dict[str, str], scenario: str, stages: set[str]
+) -> None:
+    demo = lldwatch(tmp_path, environment, "demo", "--no-dashboard", "--scenario", scenario)
+    assert demo.returncode == 0, demo.stderr
+    run = tmp_path / "runs" / f"demo-{scenario}"
+    diagnosis = json.loads(lldwatch(tmp_path, environment, "diagnose", str(run), "--json").stdout)
+    assert diagnosis["steps"] == 80
+    assert diagnosis["stage"] in stages
+    assert diagnosis["stage"].upper() in demo.stdout.splitlines()[-1]
+    assert (diagnosis["first_warning"] is None) == (scenario == "healthy")
+    assert diagnosis["ended"] is not None
+    assert Run(run).responses().num_rows == 80 * 60 * (4 if scenario == "collapse" else 1)
+
+
+def test_the_live_dashboard_is_served_while_it_trains_and_until_it_is_interrupted(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    port = free_port()
+    command = [sys.executable, "-u", "-m", "lldwatch", "demo", "--steps", "3", "--port", str(port)]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as demo:
+        assert demo.stdout is not None
+        assert f"http://127.0.0.1:{port}/run/demo-collapse" in demo.stdout.readline()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/run/demo-collapse", timeout=10) as page:
+            assert page.status == 200
+        for line in demo.stdout:
+            if "until Ctrl-C" in line:
+                break
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(timeout=20) == 0
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2)
+
+
+def test_a_taken_port_is_said_in_one_line(tmp_path: Path, environment: dict[str, str]) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        demo = lldwatch(tmp_path, environment, "demo", "--steps", "2", "--port", str(port))
+    assert demo.returncode == 2
+    assert demo.stderr.splitlines() == [f"lldwatch: port {port} is taken: choose another with --port, or --no-dashboard"]
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
