@@ -76,7 +76,7 @@ def per_response(
         "log_prob": new.sum(-1),
         "old_log_prob": old.sum(-1),
         "min_log_prob": new.amin(-1),
-        "first_action_change": ((new - old) * first_action).sum(-1),
+        "first_action_change": torch.where(first_action, new - old, 0.0).sum(-1),
     }
     if entropy is not None:
         columns["entropy"] = torch.where(mask, entropy.detach().float(), 0.0).sum(-1) / tokens.clamp(min=1)
@@ -97,8 +97,10 @@ def per_response(
 
 def _check_shapes(log_probs: Tensor, others: dict[str, Tensor | None]) -> None:
     """Every tensor against log_probs; messages name the argument, its shape, and what was expected."""
+    if not isinstance(log_probs, Tensor):
+        raise InputError(f"log_probs is a {type(log_probs).__name__}, expected a tensor of shape (batch, tokens)")
     shape = tuple(log_probs.shape)
-    if len(shape) != 2:
+    if len(shape) != 2 or shape[1] == 0:
         raise InputError(f"log_probs has shape {shape}, expected (batch, tokens)")
     for name, value in others.items():
         if value is None and name != "response_mask":

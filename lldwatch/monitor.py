@@ -13,7 +13,6 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
-from statistics import fmean
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
@@ -96,9 +95,10 @@ class Monitor:
         self._settings = detector or CollapseDetector()
         self._detector = self._settings.fresh()
         self._diagnosis = self._detector.diagnosis
-        self._last_step: int | None = None
-        self._resuming, self._warned = resume, False
-        self._steps_closed, self._next_uid = 0, 0
+        self._last_step = self._last_recorded_step() if resume else None
+        self._resuming, self._warned = self._last_step is not None, set[str]()
+        self._steps_closed = 0
+        self._next_uid = self._recorder.info.attempt << 40  # what an earlier attempt recorded keeps its identity
         self._begin_step()
 
     @property
@@ -118,6 +118,8 @@ class Monitor:
         Raises:
             InputError: in the first step, log-probs are not finite or every response is empty.
         """
+        if not isinstance(responses, Responses):
+            raise InputError(f"responses is a {type(responses).__name__}: expected what hooks.per_response returns")
         problem = _problem(responses)
         if problem and self._steps_closed == 0:
             raise InputError(problem)
@@ -149,6 +151,8 @@ class Monitor:
     @_never_hurt
     def probe(self, probes: Probes) -> None:
         """Take in re-scored responses, as `lldwatch.probes` made them."""
+        if not isinstance(probes, Probes):
+            raise InputError(f"probes is a {type(probes).__name__}: expected what CrossUpdateProbe returns")
         self._probes.append(probes)
 
     def step(self, step: int | None = None, **scalars: Any) -> Diagnosis:
@@ -164,7 +168,7 @@ class Monitor:
             The diagnosis as of this step.
 
         Raises:
-            InputError: in the first step, a name is not a field of `Observation`.
+            InputError: in the first step, a name is not a field of `Observation`, or a value is not a number.
         """
         self._close_step(step, scalars)
         return self._diagnosis
@@ -185,12 +189,16 @@ class Monitor:
     @_never_hurt
     def _close_step(self, step: int | None, scalars: dict[str, Any]) -> None:
         try:
-            number = (self._last_step or 0) + 1 if step is None else int(step)
-            if self._resuming or (self._last_step is not None and number <= self._last_step):
-                self._go_back_to(number)
-            observation = Observation(step=number, time=time.time(), **self._gathered(_numbers(scalars)))
+            last = self._last_step
+            wanted = (last or 0) + 1 if step is None else step
+            observation = Observation(step=wanted, time=time.time(), **self._gathered(_numbers(scalars)))
+            resumes = self._resuming or (last is not None and observation.step <= last)
+            if resumes:
+                self._begin_attempt(observation.step)
             self._recorder.record(observation, self._responses, self._probes)
-            self._last_step = number
+            self._last_step = observation.step
+            if resumes:
+                self._fold_history(observation.step)
             self._diagnosis = self._detector.update(observation)
             self._steps_closed += 1
         finally:
@@ -198,7 +206,8 @@ class Monitor:
 
     def _gathered(self, scalars: dict[str, float]) -> dict[str, Any]:
         """The step's fields: what the rows say, then what the updates said, then what the step says."""
-        means = {name: fmean(values) for name, values in self._update_scalars.items()}
+        with np.errstate(all="ignore"):  # inf - inf
+            means = {name: float(np.mean(values)) for name, values in self._update_scalars.items()}
         if "grad_norm" in self._update_scalars:
             means["grad_norm_max"] = float(np.max(self._update_scalars["grad_norm"]))  # NaN stays NaN
         elif "grad_norm" in scalars:
@@ -211,32 +220,43 @@ class Monitor:
         self._update_scalars: dict[str, list[float]] = {}
         self._updates = 0
 
-    def _go_back_to(self, step: int) -> None:
-        """The training resumed at `step`: the detector folds what came before it once more."""
-        self._recorder.flush()
-        history = [past for past in Run(self._recorder.path).observations() if past.step < step]
+    def _last_recorded_step(self) -> int | None:
+        recorded = Run(self._recorder.path).observations()
+        return recorded[-1].step if recorded else None
+
+    def _begin_attempt(self, step: int) -> None:
+        """The training goes on at `step`, after an interruption or from an earlier checkpoint."""
         if self._resuming:
-            self._recorder.event(step, "resume", f"resumed at step {step}, after {len(history)} recorded steps")
+            words = f"resumed at step {step}, the last recorded one was {self._last_step}"
         else:
+            words = f"went back from step {self._last_step} to step {step}"
             self._recorder.new_attempt(step - 1)
-            self._recorder.event(step, "resume", f"went back from step {self._last_step} to step {step}")
-        self._detector = self._settings.fresh()
-        for past in history:
-            self._diagnosis = self._detector.update(past)
         self._resuming = False
+        self._recorder.event(step, "resume", words)
+
+    def _fold_history(self, step: int) -> None:
+        """What came before `step` goes through the detector once more."""
+        self._recorder.flush()
+        self._detector = self._settings.fresh()
+        for past in Run(self._recorder.path).observations():
+            if past.step < step:
+                self._detector.update(past)
 
     def _finish(self, detail: str) -> None:
-        self._recorder.event(self._last_step or -1, "finish", detail)
+        self._event("finish", detail)
         self._recorder.close()
 
     def _failed(self, where: str) -> None:
         self._say_once("error", f"Monitor.{where} failed: {traceback.format_exc()}")
 
     def _say_once(self, kind: str, detail: str) -> None:
-        if not self._warned:
-            self._warned = True
+        if kind not in self._warned:
+            self._warned.add(kind)
             log.warning("lldwatch: %s (said once; the training goes on)", detail)
-            self._recorder.event(self._last_step or -1, kind, detail)
+            self._event(kind, detail)
+
+    def _event(self, kind: str, detail: str) -> None:
+        self._recorder.event(-1 if self._last_step is None else self._last_step, kind, detail)
 
 
 def _problem(responses: Responses) -> str | None:
@@ -261,7 +281,7 @@ def _numbers(scalars: Mapping[str, Any]) -> dict[str, float]:
             raise InputError(f"{name} is not a field of Observation: expected one of {', '.join(_SCALARS)}")
     try:
         return {name: _number(value) for name, value in scalars.items() if value is not None}
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise InputError(f"a value of {', '.join(scalars)} is not one number: {error}") from None
 
 

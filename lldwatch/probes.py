@@ -97,7 +97,7 @@ class CrossUpdateProbe:
         self, batch: Batch, response_mask: Tensor, correct: Tensor, uid: Tensor | None, group: Tensor | None
     ) -> Probes:
         self._calls += 1
-        _check(batch, response_mask, correct)
+        _check(batch, response_mask, correct, uid, group)
         rows = []
         if self._held is not None:
             after = self._log_prob(self._held.batch, self._held.response_mask)
@@ -131,11 +131,14 @@ class CrossUpdateProbe:
         return sums
 
 
-def _check(batch: Batch, response_mask: Tensor, correct: Tensor) -> None:
+def _check(batch: Batch, response_mask: Tensor, correct: Tensor, uid: Tensor | None, group: Tensor | None) -> None:
     if response_mask.ndim != 2:
         raise InputError(f"response_mask has shape {tuple(response_mask.shape)}, expected (batch, tokens)")
     size = len(response_mask)
-    for name, tensor in {**batch, "correct": correct}.items():
+    for name, tensor in {"correct": correct, "uid": uid, "group": group}.items():
+        if tensor is not None and tuple(tensor.shape) != (size,):
+            raise InputError(f"{name} has shape {tuple(tensor.shape)}, expected ({size},): one for each response")
+    for name, tensor in batch.items():
         if len(tensor) != size:
             raise InputError(f"{name} has {len(tensor)} rows, response_mask has {size}: one row for each response")
 

@@ -23,8 +23,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lldwatch.errors import RunError, RunExistsError
-from lldwatch.schema import TABLES, Array, Event, Observation, Probes, Responses, RowTable, RunInfo, arrow_schema
+from lldwatch.errors import RunError, RunExistsError, SchemaTooNewError
+from lldwatch.schema import (
+    SCHEMA_VERSION,
+    TABLES,
+    Array,
+    Event,
+    Observation,
+    Probes,
+    Responses,
+    RowTable,
+    RunInfo,
+    arrow_schema,
+)
 from lldwatch.segments import INFO_FILE, Segment, list_segments, read_segment, write_part
 
 try:
@@ -53,6 +64,7 @@ class Recorder:
 
     Raises:
         RunExistsError: a run is there and `resume` is off, or another process is writing it.
+        SchemaTooNewError: the run to be resumed was written by a newer lldwatch.
         RunError: the directory cannot be made or written.
     """
 
@@ -73,13 +85,15 @@ class Recorder:
         self._steps_per_part, self._seconds_per_part, self._queue_steps = steps_per_part, seconds_per_part, queue_steps
         self._batches: dict[str, list[pa.RecordBatch]] = {table: [] for table in TABLES}
         self._live: dict[str, tuple[pa.OSFile, Any]] = {}
-        self._live_works, self._warned, self._closed = True, False, False
+        self._live_works, self._live_steps = True, 0
+        self._warned, self._closed = False, False
         self._number, self._sealed_at = 0, time.monotonic()
         previous = _open_directory(self.path, resume)
         self._lock = _take_lock(self.path, rank)
-        self.info = replace(info, attempt=previous.attempt + 1, started=previous.started) if previous else info
-        self.info = replace(self.info, started=self.info.started or _now())
+        self.info = replace(info, started=info.started or _now())
         if previous:
+            attempt = 1 + max(previous.attempt, self._last_attempt())
+            self.info = replace(self.info, attempt=attempt, started=previous.started or self.info.started)
             self._seal_leftovers()
         self.write_info()
         self._queue: queue.SimpleQueue[_Item | Callable[[], None] | None] = queue.SimpleQueue()
@@ -91,9 +105,10 @@ class Recorder:
         self, observation: Observation, responses: Sequence[Responses] = (), probes: Sequence[Probes] = ()
     ) -> None:
         """Keep one step and its rows. Returns at once; the rows must not be changed afterwards."""
-        if self._queue.qsize() >= self._queue_steps:
+        if self._closed or self._queue.qsize() >= self._queue_steps:
             self.dropped_steps += 1
-            self._warn(f"the disk is too slow: step {observation.step} and perhaps later ones are not recorded")
+            why = "the run is closed" if self._closed else "the disk is too slow"
+            self._warn(f"{why}: step {observation.step} and perhaps later ones are not recorded")
             return
         self._queue.put((observation, responses, probes))
 
@@ -103,6 +118,8 @@ class Recorder:
 
     def flush(self, timeout: float = 10.0) -> None:
         """Wait until all that was recorded so far is in the files."""
+        if self._closed:
+            return
         done = threading.Event()
         self._queue.put(done.set)
         done.wait(timeout)
@@ -111,7 +128,7 @@ class Recorder:
         """The training went back to an earlier step: what follows is a new attempt, and replaces what it repeats."""
 
         def begin() -> None:
-            self._seal()
+            self._seal(last=True)
             self.info = replace(self.info, attempt=self.info.attempt + 1, resumed_from=resumed_from)
             self._number = 0
             self.write_info()
@@ -124,12 +141,11 @@ class Recorder:
             return
         self._closed = True
         atexit.unregister(self.close)
-        if self.dropped_steps:
-            self.event(-1, "dropped", f"{self.dropped_steps} steps were not recorded: the disk was too slow or failed")
         self._queue.put(None)
         self._thread.join(timeout=_CLOSE_SECONDS)
         if self._thread.is_alive():
             log.warning("lldwatch: %s could not be written within %.0f s: the rest is lost", self.path, _CLOSE_SECONDS)
+            return  # writing run.json would hang as well
         self.info = replace(self.info, ended=_now())
         self.write_info()
         if self._lock is not None:
@@ -148,25 +164,32 @@ class Recorder:
             item = self._queue.get()
             try:
                 if item is None:
-                    self._seal()
-                    return
-                if callable(item):
+                    self._end()
+                elif callable(item):
                     item()
                 else:
                     self._write(*item)
             except Exception:  # an error of ours must neither end the thread nor the training
-                self.dropped_steps += 1
+                self.dropped_steps += isinstance(item, tuple) and isinstance(item[0], Observation)
                 self._warn("a step could not be recorded", exc_info=True)
+            if item is None:
+                return
+
+    def _end(self) -> None:
+        if self.dropped_steps:
+            words = f"{self.dropped_steps} steps were not recorded: the disk was too slow or failed"
+            self._write(Event(step=-1, time=time.time(), kind="dropped", detail=words), (), ())
+        self._seal(last=True)
 
     def _write(self, row: Observation | Event, responses: Sequence[Responses], probes: Sequence[Probes]) -> None:
         rows = {"responses": _rows_batch("responses", row.step, responses)}
         rows["probes"] = _rows_batch("probes", row.step, probes)
         rows[row.TABLE] = _one_row(row)
-        for table in _ORDER:
-            batch = rows.get(table)
-            if batch is not None:
-                self._batches[table].append(batch)
-                self._append_live(table, batch)
+        batches = [(table, batch) for table in _ORDER if (batch := rows.get(table)) is not None]
+        for table, batch in batches:
+            self._batches[table].append(batch)
+        for table, batch in batches:
+            self._append_live(table, batch)
         old = time.monotonic() - self._sealed_at >= self._seconds_per_part
         if old or len(self._batches["steps"]) >= self._steps_per_part:
             self._seal()
@@ -183,8 +206,9 @@ class Recorder:
                 self._live[table] = (file, pa.ipc.new_stream(file, arrow_schema(table)))
             self._live[table][1].write_batch(batch)
             self._live_works = True
+            self._live_steps += table == "steps"
 
-    def _seal(self) -> None:
+    def _seal(self, *, last: bool = False) -> None:
         """Turn the live segments into parts. What cannot be written is kept for the next try, within bounds."""
         self._sealed_at = time.monotonic()
         with self._failing_disk():
@@ -194,19 +218,26 @@ class Recorder:
                     folder.mkdir(exist_ok=True)
                     write_part(pa.Table.from_batches(self._batches[table]), self._segment().part(folder))
             self._next_segment(keep_live=False)
-        if len(self._batches["steps"]) >= 4 * self._steps_per_part:
-            self.dropped_steps += len(self._batches["steps"])
+        kept = len(self._batches["steps"])
+        if kept >= 4 * self._steps_per_part or (last and any(self._batches.values())):
+            self.dropped_steps += kept - self._live_steps  # the live segment stays, and is read
             self._next_segment(keep_live=True)
 
     def _next_segment(self, keep_live: bool) -> None:
-        for table, (file, _) in self._live.items():
-            file.close()
-            if not keep_live:
-                self._segment().live(self.path / table).unlink(missing_ok=True)
+        for table in TABLES:
+            with contextlib.suppress(OSError):  # a live segment that stays beside its part does no harm
+                if table in self._live:
+                    self._live[table][0].close()
+                if not keep_live:
+                    self._segment().live(self.path / table).unlink(missing_ok=True)
         self._live.clear()
         for batches in self._batches.values():
             batches.clear()
-        self._number, self._live_works = self._number + 1, True
+        self._number, self._live_works, self._live_steps = self._number + 1, True, 0
+
+    def _last_attempt(self) -> int:
+        """Of the files that stand there: `run.json` may be older, if the disk failed."""
+        return max((s.attempt for table in TABLES for s in list_segments(self.path / table)[0]), default=0)
 
     def _seal_leftovers(self) -> None:
         """Live segments that a killed attempt left become parts, so that any Parquet tool reads them."""
@@ -225,10 +256,11 @@ class Recorder:
     def _failing_disk(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
-            self._warn(f"{self.path} cannot be written ({error}): training goes on, recording is tried again")
+        except Exception as error:  # pyarrow wraps some errors of the system, and an error of ours ends no training
+            ours = not isinstance(error, OSError)
+            self._warn(f"{self.path} cannot be written ({error}): training goes on, recording is tried again", ours)
 
-    def _warn(self, message: str, *, exc_info: bool = False) -> None:
+    def _warn(self, message: str, exc_info: bool = False) -> None:
         if not self._warned:
             self._warned = True
             log.warning("lldwatch: %s (said once)", message, exc_info=exc_info)
@@ -248,15 +280,23 @@ def _open_directory(path: Path, resume: bool) -> RunInfo | None:
     if not resume:
         raise RunExistsError(f"{path} holds a run already: choose another directory, or resume=True to go on with it")
     try:
-        return RunInfo.from_json((path / INFO_FILE).read_text())
+        previous = RunInfo.from_json((path / INFO_FILE).read_text())
     except (OSError, ValueError) as error:
-        raise RunError(f"{path / INFO_FILE} cannot be read ({error}): repair or remove it to resume") from error
+        raise RunError(f"{path / INFO_FILE} cannot be read ({error}): repair it to resume") from error
+    if previous.schema_version > SCHEMA_VERSION:
+        raise SchemaTooNewError(
+            f"{path} has schema version {previous.schema_version}, this lldwatch writes {SCHEMA_VERSION}: update it"
+        )
+    return previous
 
 
 def _take_lock(path: Path, rank: int) -> Any:
     if fcntl is None:
         return None
-    file = open(path / f".lock-r{rank:05d}", "w")  # noqa: SIM115  # held open as long as the run is written
+    try:
+        file = open(path / f".lock-r{rank:05d}", "w")  # noqa: SIM115  # held open as long as the run is written
+    except OSError as error:
+        raise RunError(f"{path} cannot be written ({error}): choose another directory") from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -299,7 +339,7 @@ def _arrow_array(values: Array | None, dtype: pa.DataType, length: int) -> pa.Ar
     if values is None:
         return pa.nulls(length, dtype)
     if pa.types.is_string(dtype):
-        words = [str(word).encode() for word in values]
+        words = [str(word).encode(errors="replace") for word in values]  # a file name may hold half a character
         offsets = np.cumsum([0, *map(len, words)], dtype=np.int32)
         return pa.Array.from_buffers(dtype, length, [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(words))])
     if pa.types.is_boolean(dtype):

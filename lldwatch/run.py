@@ -88,9 +88,15 @@ class Run:
 
     def _new_rows(self, seen: dict[Segment, int]) -> Iterator[Observation]:
         whole = {segment for segment, rows in seen.items() if rows == -1}
+        unread: list[Segment] = []
         for segment, sealed, table in self._read(Observation.TABLE, whole):
+            if table is None:
+                unread.append(segment)
+                continue
             new = table.slice(seen.get(segment, 0))
             seen[segment] = -1 if sealed else len(table)
+            if len(new):  # given after these, the steps of an unread segment would look like a training that went back
+                seen.update(dict.fromkeys(unread, -1))
             yield from (Observation(**row) for row in new.to_pylist())
 
     def _table(self, name: str, *, all_attempts: bool = False) -> pa.Table:
@@ -98,16 +104,16 @@ class Run:
         ends = {} if all_attempts else self._attempt_ends()
         parts = []
         for segment, _, table in self._read(name):
-            if not all_attempts:
-                table = table.filter(pc.less(table["step"], ends.get(segment.attempt, 0)))
-            parts.append(table)
+            if table is not None:
+                own = table if all_attempts else table.filter(pc.less(table["step"], ends.get(segment.attempt, 0)))
+                parts.append(own)
         return pa.concat_tables([arrow_schema(name).empty_table(), *parts])
 
     def _attempt_ends(self) -> dict[int, int]:
         """Attempt -> first step that is not its own any more: where a later attempt began, or past its last step."""
         spans: dict[int, tuple[int, int]] = {}
         for segment, _, table in self._read(Observation.TABLE):
-            if len(table):
+            if table is not None and len(table):
                 low, high = pc.min_max(table["step"]).as_py().values()
                 before = spans.get(segment.attempt, (low, high))
                 spans[segment.attempt] = (min(low, before[0]), max(high, before[1]))
@@ -117,8 +123,8 @@ class Run:
             for attempt, (_, high) in spans.items()
         }
 
-    def _read(self, name: str, skip: Collection[Segment] = ()) -> Iterator[tuple[Segment, bool, pa.Table]]:
-        """Segment, whether it was sealed before it was read, and its rows."""
+    def _read(self, name: str, skip: Collection[Segment] = ()) -> Iterator[tuple[Segment, bool, pa.Table | None]]:
+        """Segment, whether it was sealed before it was read, and its rows; None if it cannot be read."""
         folder = self.path / name
         segments, foreign = list_segments(folder)
         for stranger in foreign:
@@ -128,10 +134,12 @@ class Run:
                 continue
             sealed = segment.part(folder).exists()
             try:
-                yield segment, sealed, read_segment(segment, folder)
+                table = read_segment(segment, folder)
             except (OSError, ValueError, pa.ArrowException) as error:
-                reason = str(error).splitlines()[0]
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
                 self._problem(f"{name}/{segment.name}.parquet cannot be read ({reason}): left out, with its rows")
+                table = None
+            yield segment, sealed, table
 
     def _read_info(self) -> None:
         try:

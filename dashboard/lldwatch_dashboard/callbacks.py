@@ -6,14 +6,14 @@ import logging
 import time
 from typing import Any
 
-from dash import ClientsideFunction, Dash, Input, Output, State, set_props
+import plotly.graph_objects as go
+from dash import ClientsideFunction, Dash, Input, Output, Patch, State, no_update, set_props
 from dash.exceptions import PreventUpdate
 
 from lldwatch.errors import RunNotFoundError
-from lldwatch_dashboard import layout
-from lldwatch_dashboard.feed import Feed
+from lldwatch_dashboard import layout, why
+from lldwatch_dashboard.feed import Feed, Summary
 from lldwatch_dashboard.figures import run_figure
-from lldwatch_dashboard.why import why
 
 log = logging.getLogger("lldwatch.dashboard")
 
@@ -32,32 +32,38 @@ def register(app: Dash, feed: Feed) -> None:
             return layout.no_such_page(str(error))
         return layout.run_page(name)
 
-    def show_list(_: Any, shown: str | None) -> tuple[Any, str]:
-        now = time.time()
-        summaries = feed.summaries()
-        table = layout.rows(summaries, feed.root, now)
-        version = str(hash(repr(table)))
-        if version == shown:
-            raise PreventUpdate
-        return table, version
+    def show_list(_: Any, shown: list[Any] | None) -> tuple[Any, Any]:
+        now, summaries = time.time(), feed.summaries()
+        rows = [(summary.name, layout.cells(summary, now)) for summary in summaries]
+        marks: list[Any] = [[name, {head: _mark(cell) for head, cell in cells.items()}] for name, cells in rows]
+        if shown is None or _shape(shown) != _shape(marks):
+            return layout.table(summaries, feed.root, now), marks
+        for (name, cells), (_, before), (_, after) in zip(rows, shown, marks, strict=True):
+            for head in (head for head in cells if before[head] != after[head]):
+                set_props(layout.cell_id(name, head), {"children": cells[head]})
+        return no_update, no_update if shown == marks else marks
 
-    def show_header(_: Any, name: str) -> Any:
+    def show_header(_: Any, name: str) -> dict[str, Any]:
         try:
-            return layout.header(feed.snapshot(name).summary, time.time())
-        except RunNotFoundError as error:
-            return layout.no_such_page(f"It was there a moment ago: {error}.")
+            summary = feed.snapshot(name).summary
+        except RunNotFoundError:
+            summary = Summary(name=name, error="it was there a moment ago, and is gone now")
+        return layout.header(summary, time.time())
 
-    def show_run(pulse: dict[str, Any] | None, name: str, shown: str | None) -> tuple[Any, Any, str]:
+    def show_run(pulse: dict[str, Any] | None, name: str, shown: list[Any] | None) -> tuple[Any, Any, Any, Any]:
         dark = bool((pulse or {}).get("dark"))
         try:
             snapshot = feed.snapshot(name)
         except RunNotFoundError:
             raise PreventUpdate from None
-        version = f"{snapshot.version} {dark}"
-        if version == shown:
+        about = why.about(snapshot.summary)
+        marks = [snapshot.version, dark, _mark(about)]
+        before = shown or [None] * len(marks)
+        if marks == before:
             raise PreventUpdate
         figure = run_figure(snapshot.observations, snapshot.diagnoses, revision=name, dark=dark)
-        return figure, why(snapshot.summary), version
+        findings = why.findings(snapshot.summary.diagnosis)
+        return _all_but_the_view(figure), findings, no_update if marks[2] == before[2] else about, marks
 
     app.callback(Output("page", "children"), Input("url", "pathname"))(open_page)
     app.callback(
@@ -66,10 +72,21 @@ def register(app: Dash, feed: Feed) -> None:
         Input("list-pulse", "data"),
         State("list-shown", "data"),
     )(show_list)
-    app.callback(Output("run-header", "children"), Input("run-pulse", "data"), State("run-name", "data"))(show_header)
+    app.callback(
+        {
+            "badge": Output("stage-badge", "children"),
+            "kind": Output("stage-badge", "className"),
+            "meaning": Output("stage-badge", "title"),
+            "verdict": Output("verdict", "children"),
+            "facts": Output("facts", "children"),
+        },
+        Input("run-pulse", "data"),
+        State("run-name", "data"),
+    )(show_header)
     app.callback(
         Output("run-figure", "figure"),
-        Output("why", "children"),
+        Output("findings", "children"),
+        Output("about", "children"),
         Output("run-shown", "data"),
         Input("run-pulse", "data"),
         State("run-name", "data"),
@@ -81,6 +98,34 @@ def register(app: Dash, feed: Feed) -> None:
             Output(f"{page}-pulse", "data"),
             Input(f"{page}-tick", "n_intervals"),
         )
+
+
+def _mark(content: Any) -> str:
+    """The same for what looks the same."""
+    return str(hash(repr(content)))
+
+
+def _shape(marks: list[Any]) -> list[Any]:
+    """Which rows with which cells; while it stays, the table is not built anew: a remounted link loses the focus."""
+    return [[name, list(cells)] for name, cells in marks]
+
+
+def _all_but_the_view(figure: go.Figure) -> Patch:
+    """The figure as a change of the one on the page, without the ranges of the axes, which are the user's.
+
+    Sent as a whole figure it would lose the zoom: dash 4.4 notes the user's ranges in the figure on the page, and
+    plotly takes the next figure, which lacks them, for a wish to reset them in spite of `uirevision`.
+    """
+    patch = Patch()
+    content = figure.to_dict()
+    patch["data"] = content["data"]
+    for name, part in content["layout"].items():
+        if "axis" in name:
+            for key, setting in part.items():
+                patch["layout"][name][key] = setting
+        else:
+            patch["layout"][name] = part
+    return patch
 
 
 def say_failed(error: Exception) -> None:

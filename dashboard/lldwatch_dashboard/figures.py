@@ -29,6 +29,7 @@ from lldwatch_dashboard.panels import (
     STAGE_COLOURS,
     TOP,
     Palette,
+    Panel,
     axis,
     domain,
 )
@@ -54,29 +55,40 @@ def run_figure(
     layout = _layout(palette, revision)
     layout["shapes"] = [*(_band_shape(band) for band in stages), _zero_line(palette)]
     layout["annotations"] = [*stage_labels(stages, palette), *_not_recorded(observations, palette)]
-    layout["yaxis"]["autorangeoptions"] = headline_clip(observations)
+    for row, panel in enumerate(PANELS):
+        scale, ends = layout[axis(row).replace("y", "yaxis")], room(observations, panel)
+        scale["autorangeoptions"] = {"include": ends}
+        if panel.log and ends:  # each power of ten, or where there is hardly one, its digits too
+            scale["dtick"] = 1 if ends[1] / ends[0] > 100 else "D2"
     return go.Figure(data=all_traces(observations, diagnoses, palette), layout=layout)
+
+
+def empty_figure() -> go.Figure:
+    """What stands there until the run has been read."""
+    return go.Figure(layout=_layout(LIGHT, ""))
 
 
 def stage_labels(stages: Sequence[Band], palette: Palette) -> list[dict[str, Any]]:
     """The stages in words above the panels, each stage in its own lane; a band close to a labelled one has none."""
     if not stages:
         return []
-    begin, end = stages[0].begin, stages[-1].end
-    labels, last = [], dict.fromkeys(STAGE_COLOURS, -np.inf)
+    last_step = stages[-1].end
+    labels, labelled = [], dict.fromkeys(STAGE_COLOURS, -np.inf)
     for band in stages:
-        if band.begin - last[band.stage] < 0.25 * (end - begin):
+        if band.begin - labelled[band.stage] < 0.25 * last_step:
             continue
-        last[band.stage] = band.begin
+        labelled[band.stage] = band.begin
+        late = band.begin > 0.7 * last_step
         labels.append(
             {
-                "text": f"▾ {band.stage.label} from {band.begin + 0.5:.0f}",
+                "text": f"{band.stage.label} from {band.begin + 0.5:.0f}",
                 "x": band.begin,
                 "xref": "x",
                 "y": 1,
                 "yref": "paper",
                 "yshift": LANE_HEIGHT * (3 - band.stage),
-                "xanchor": "auto",
+                "xanchor": "right" if late else "left",
+                "xshift": -3 if late else 3,
                 "yanchor": "bottom",
                 "showarrow": False,
                 "borderpad": 0,
@@ -86,16 +98,17 @@ def stage_labels(stages: Sequence[Band], palette: Palette) -> list[dict[str, Any
     return labels
 
 
-def headline_clip(observations: Sequence[Observation]) -> dict[str, float]:
-    """Limits for the headline's own scale: the in-batch change behind it must not squeeze it flat."""
-    headline = numbers.measured(observations, SIGNALS["cross_update_change"]).values
-    lower, upper = numbers.standard_error(observations)
-    floor = numbers.noise_floor(observations).values
-    drawn = np.concatenate([headline[np.isfinite(headline)], lower.values, upper.values, floor, -floor])
-    if not len(drawn):
-        return {}
-    margin = 0.08 * max(float(np.ptp(drawn)), 1e-6)
-    return {"clipmin": min(float(drawn.min()), 0.0) - margin, "clipmax": max(float(drawn.max()), 0.0) + margin}
+def room(observations: Sequence[Observation], panel: Panel) -> list[float]:
+    """Two values that its axis has to include, so that thick lines and marks are not cut in half at the edge."""
+    values = np.concatenate([numbers.measured(observations, SIGNALS[name]).values for name in panel.signals])
+    values = values[np.isfinite(values) & (values > 0)] if panel.log else values[np.isfinite(values)]
+    if not len(values):
+        return []
+    low, high = float(values.min()), float(values.max())
+    if panel.log:
+        return [low / 2, high * 2]
+    margin = 0.08 * max(high - low, 1e-9)
+    return [low - margin, high + margin]
 
 
 def _layout(palette: Palette, revision: str) -> dict[str, Any]:
@@ -113,13 +126,14 @@ def _layout(palette: Palette, revision: str) -> dict[str, Any]:
         "hoversubplots": "axis",
         "hoverlabel": {"bgcolor": palette.paper, "bordercolor": palette.muted, "font": {"color": palette.ink}},
         "dragmode": "zoom",
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": palette.muted, "activecolor": palette.ink},
         "showlegend": False,
         "xaxis": {**line, "anchor": last, "title": {"text": "step"}, "zeroline": False, "unifiedhovertitle": {}},
     }
     layout["xaxis"] |= {"showspikes": True, "spikemode": "across", "spikesnap": "hovered data", "spikethickness": 1}
     layout["xaxis"] |= {"spikecolor": palette.muted, "spikedash": "dot", "unifiedhovertitle": {"text": "step %{x}"}}
     for row, panel in enumerate(PANELS):
-        scale = {"type": "log", "dtick": "D1", "exponentformat": "power"} if panel.log else {"nticks": 5}
+        scale = {"type": "log", "exponentformat": "power"} if panel.log else {"nticks": 5}
         name = axis(row).replace("y", "yaxis")
         layout[name] = {**line, **scale, "domain": domain(row), "anchor": "x", "zeroline": False}
     return layout

@@ -9,10 +9,10 @@ from urllib.parse import quote, unquote
 
 from dash import dcc, html
 
-from lldwatch.diagnosis import Stage
 from lldwatch.signals import SIGNALS
 from lldwatch_dashboard import words
 from lldwatch_dashboard.feed import Summary
+from lldwatch_dashboard.figures import empty_figure
 from lldwatch_dashboard.panels import HEIGHT, LEFT, PANELS, panel_tops
 
 Component = Any  # dash ships no types
@@ -52,22 +52,24 @@ def clock(page: str) -> list[Component]:
 
 
 def list_page(root: Path) -> Component:
-    """The page of all runs; `rows` fills it."""
+    """The page of all runs; `table` fills it."""
     return html.Div(
         [*clock("list"), html.H1("Runs"), html.P(str(root), className="muted path"), html.Div(id="list-body")],
         className="list-page",
     )
 
 
-def rows(summaries: Sequence[Summary], root: Path, now: float) -> Component:
+HEADS = ("Run", "Stage", "Step", "Onset", "Family", "First warning", "Reward", "Training")
+
+
+def table(summaries: Sequence[Summary], root: Path, now: float) -> Component:
     """The table of runs, or what to do when there is none."""
     if not summaries:
         return _no_runs(root)
-    heads = ("Run", "Stage", "Step", "Onset", "Family", "First warning", "Reward", "Training")
     return html.Table(
         [
             html.Caption("All runs below the folder, the worst first", className="unseen"),
-            html.Thead(html.Tr([html.Th(head, scope="col") for head in heads])),
+            html.Thead(html.Tr([html.Th(head, scope="col") for head in HEADS])),
             html.Tbody([_row(summary, now) for summary in summaries]),
         ],
         id="run-list",
@@ -76,24 +78,38 @@ def rows(summaries: Sequence[Summary], root: Path, now: float) -> Component:
 
 def _row(summary: Summary, now: float) -> Component:
     name = html.Th(dcc.Link(summary.name, href=href(summary.name)), scope="row")
+    shown = cells(summary, now)
+    span = {"colSpan": len(HEADS) - 2, "className": "reason"} if "Reason" in shown else {}
+    more = [
+        html.Td(
+            cell, id=cell_id(summary.name, head), **_attributes(data_label=head), **(span if head == "Reason" else {})
+        )
+        for head, cell in shown.items()
+    ]
+    return html.Tr([name, *more])
+
+
+def cell_id(name: str, head: str) -> dict[str, str]:
+    """The id of a cell of the table, so that it can be changed alone."""
+    return {"run": name, "cell": head}
+
+
+def cells(summary: Summary, now: float) -> dict[str, Component]:
+    """What stands in a run's row beside its name; in the row of a run that cannot be read, the reason."""
     if summary.error or not summary.read:
-        reason = html.Td(summary.error or "being read …", colSpan=6, className="reason")
-        return html.Tr([name, html.Td(badge(summary)), reason], key=summary.name)
+        return {"Stage": badge(summary), "Reason": summary.error or "being read …"}
     diagnosis, (state, since) = summary.diagnosis, words.liveness(summary, now)
-    cells: dict[str, Component] = {
-        "Step": words.progress(summary).removeprefix("step "),
+    damaged = html.Span("files damaged", className="damaged", title="\n".join(summary.problems))
+    training = state if state == "finished" else f"{state}, {since}"
+    return {
+        "Stage": [badge(summary), damaged] if summary.problems else badge(summary),
+        "Step": words.progress(summary).removeprefix("step ") if summary.last else words.UNKNOWN,
         "Onset": words.number(min(diagnosis.onsets.values(), default=None)),
         "Family": words.FAMILY[diagnosis.family] if diagnosis.family else words.UNKNOWN,
         "First warning": words.number(diagnosis.first_warning),
         "Reward": words.number(summary.last.reward if summary.last else None),
-        "Training": html.Span(
-            state if state == "finished" else f"{state}, {since}", className=f"state {state}", title=since
-        ),
+        "Training": html.Span(training, className=f"state {state}", title=since),
     }
-    damaged = html.Span("files damaged", className="damaged", title="\n".join(summary.problems))
-    stage = html.Td([badge(summary), damaged] if summary.problems else badge(summary))
-    more = [html.Td(cell, **_attributes(data_label=head)) for head, cell in cells.items()]
-    return html.Tr([name, stage, *more], key=summary.name)
 
 
 def _attributes(**attributes: str) -> dict[str, Any]:
@@ -101,15 +117,10 @@ def _attributes(**attributes: str) -> dict[str, Any]:
     return {name.replace("_", "-"): text for name, text in attributes.items()}
 
 
-def badge(summary: Summary, **more: Any) -> Component:
+def badge(summary: Summary) -> Component:
     """The stage as icon, word and colour."""
-    if summary.error:
-        return html.Span("? unreadable", className="badge unreadable", **more)
-    if not summary.read or summary.diagnosis.step is None:
-        return html.Span("… no step yet" if summary.read else "…", className="badge waiting", **more)
-    stage = summary.diagnosis.stage
-    text = f"{words.STAGE_ICON[stage]} {stage.label}"
-    return html.Span(text, className=f"badge {stage.label}", title=words.STAGE_MEANING[stage], **more)
+    text, kind, meaning = words.stage(summary)
+    return html.Span(text, className=f"badge {kind}", title=meaning)
 
 
 def _no_runs(root: Path) -> Component:
@@ -133,42 +144,52 @@ def no_such_page(what: str) -> Component:
 
 
 def run_page(name: str) -> Component:
-    """The page of one run; `header`, the figure and `panel.why` fill it."""
+    """The page of one run; `header`, `figures.run_figure` and `why` fill it."""
     graph = dcc.Graph(
         id="run-figure",
+        figure=empty_figure(),
         style={"height": f"{HEIGHT}px"},
         config={"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["lasso2d", "select2d"]},
     )
-    label = "Likelihood change, log-likelihood, entropy, gradient norm and reward by step, with the stages as bands"
+    about = "Likelihood change, log-likelihood, entropy, gradient norm and reward by step, with the stages as bands"
     figure = html.Div(
-        [graph, *_titles()], role="group", className="figure", tabIndex="0", **_attributes(aria_label=label)
+        [graph, *_titles()], role="group", className="figure", tabIndex="0", **_attributes(aria_label=about)
     )
+    column = html.Aside([html.Div(id="findings"), html.Div(id="about")], id="why", **_attributes(aria_label="Why"))
+    head = [
+        html.Div([html.H1(name), html.Span(id="stage-badge")], className="name"),
+        html.P(id="verdict", role="status"),
+        html.P(id="facts"),
+    ]
     return html.Div(
         [
             *clock("run"),
             dcc.Store(id="run-name", data=name),
-            html.Div(id="run-header"),
-            html.Div(
-                [html.Div([_key(), figure], className="plots"), html.Aside(id="why", **_attributes(aria_label="Why"))],
-                className="columns",
-            ),
+            html.Div(head, className="head"),
+            html.Div([html.Div([_key(), figure, _glossary()], className="plots"), column], className="columns"),
         ],
         className="run-page",
     )
 
 
 def _titles() -> list[Component]:
-    """The panels' titles, laid over the figure; what to know about a signal is their tooltip."""
+    """The panels' titles, laid behind the figure."""
     titles = []
     for panel, top in zip(PANELS, panel_tops(), strict=True):
-        signals = [SIGNALS[name] for name in panel.signals]
-        unit = "log scale" if panel.log else signals[0].unit
-        about = "\n".join(f"{signal.title}: {signal.meaning} {signal.healthy}" for signal in signals)
+        unit = "log scale" if panel.log else SIGNALS[panel.signals[0]].unit
         lines = [html.Span(word, className=f"key line{place}") for place, word in enumerate(("correct", "incorrect"))]
-        parts = [html.B(panel.title), *(lines if len(signals) > 1 else ()), html.Span(unit, className="unit")]
-        place = {"top": f"{top}px", "left": f"{LEFT}px"}
-        titles.append(html.Div(parts, className="panel-title", style=place, title=about))
+        parts = [html.B(panel.title), *(lines if len(panel.signals) > 1 else ()), html.Span(unit, className="unit")]
+        titles.append(html.Div(parts, className="panel-title", style={"top": f"{top}px", "left": f"{LEFT}px"}))
     return titles
+
+
+def _glossary() -> Component:
+    """What each plot shows, what it does in a healthy run, and where that is known from."""
+    terms = []
+    for signal in (SIGNALS[name] for panel in PANELS for name in panel.signals):
+        terms.append(html.Dt(signal.title))
+        terms.append(html.Dd([f"{signal.meaning} ", html.B("Healthy: "), f"{signal.healthy} ({signal.reference})"]))
+    return html.Details([html.Summary("How to read these plots"), html.Dl(terms)], className="glossary")
 
 
 def _key() -> Component:
@@ -178,24 +199,22 @@ def _key() -> Component:
         "mean": "mean of 5 steps",
         "error": "± 1 standard error",
         "noise": "noise floor",
-        "batch": "in-batch change (no warning sign)",
         "mark": "0, NaN or infinite",
     }
     return html.Ul([html.Li(text, className=f"key {name}") for name, text in items.items()], className="legend")
 
 
-def header(summary: Summary, now: float) -> Component:
-    """Name, stage, verdict and progress of a run."""
+def header(summary: Summary, now: float) -> dict[str, Component]:
+    """What stands above a run: properties of the badge, the verdict and the facts below it."""
+    text, kind, meaning = words.stage(summary)
     state, since = words.liveness(summary, now)
     facts = [html.Span(words.progress(summary)), html.Span(f"{state}: {since}", className=f"state {state}")]
     if summary.diagnosis.first_warning is not None:
         facts.append(html.Span(f"first warning at step {summary.diagnosis.first_warning}"))
-    stage = Stage.HEALTHY.label if summary.error else summary.diagnosis.stage.label
-    return html.Div(
-        [
-            html.Div([html.H1(summary.name), badge(summary, id="stage-badge")], className="name"),
-            html.P(words.verdict(summary), id="verdict", role="status"),
-            html.P([] if summary.error else facts, className="facts"),
-        ],
-        className=f"head {stage}",
-    )
+    return {
+        "badge": text,
+        "kind": f"badge {kind}",
+        "meaning": meaning,
+        "verdict": words.verdict(summary),
+        "facts": [] if summary.error else facts,
+    }

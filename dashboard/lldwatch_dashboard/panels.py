@@ -29,7 +29,7 @@ class Panel:
 
 PANELS = (
     Panel("Likelihood change of earlier correct responses", ("cross_update_change",), 180),
-    Panel("Log-likelihood of responses", ("log_prob_correct", "log_prob_incorrect"), 84),
+    Panel("Log-likelihood", ("log_prob_correct", "log_prob_incorrect"), 84),
     Panel("Entropy", ("entropy",), 84),
     Panel("Gradient norm", ("grad_norm",), 84, log=True),
     Panel("Reward", ("reward",), 84),

@@ -21,10 +21,10 @@ Trace = dict[str, Any]
 
 
 def all_traces(observations: Sequence[Observation], diagnoses: Sequence[Diagnosis], palette: Palette) -> list[Trace]:
-    """Everything that is drawn, from back to front."""
+    """Everything that is drawn, from back to front; the hover box lists it the other way round, so panels go upwards."""
     back, lines, front = _background(observations, palette), [], []
-    for row, panel in enumerate(PANELS):
-        for place, name in enumerate(panel.signals):
+    for row, panel in reversed(list(enumerate(PANELS))):
+        for place, name in reversed(list(enumerate(panel.signals))):
             seen = numbers.measured(observations, SIGNALS[name])
             if len(seen):
                 look = {"color": palette.lines[place], "dash": ("solid", "6px,3px")[place]}
@@ -79,16 +79,10 @@ def _marks(name: str, seen: Series, panel: Panel, row: int) -> list[Trace]:
 
 
 def _background(observations: Sequence[Observation], palette: Palette) -> list[Trace]:
-    """Noise floor, standard error and the in-batch change, faint behind the headline."""
+    """Noise floor and standard error, behind the headline."""
     floor = numbers.noise_floor(observations)
     shades = _shade("noise_floor", Series(floor.steps, -floor.values), floor, palette.noise_band)
-    shades += _shade("standard_error", *numbers.standard_error(observations), palette.error_band)
-    in_batch = numbers.measured(observations, SIGNALS["change_positive"])
-    if not len(in_batch):
-        return shades
-    look = {"color": palette.muted, "width": 1, "dash": "dot"}
-    in_batch = in_batch.at(numbers.thin(in_batch.values))
-    return [*shades, _line("change_positive:raw", in_batch, 0, line=look, opacity=0.7)]
+    return shades + _shade("standard_error", *numbers.standard_error(observations), palette.error_band)
 
 
 def _shade(name: str, lower: Series, upper: Series, colour: str) -> list[Trace]:

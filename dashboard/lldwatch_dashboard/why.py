@@ -16,17 +16,14 @@ from lldwatch_dashboard.feed import Summary
 Component = Any  # dash ships no types
 
 
-def why(summary: Summary) -> list[Component]:
-    """All of the column, what to do first."""
-    diagnosis = summary.diagnosis
+def findings(diagnosis: Diagnosis) -> list[Component]:
+    """What changes from step to step; what to do stands first."""
     return [
-        *_problems(summary.problems),
         *_advice(diagnosis.advice),
         html.H2("What was checked"),
         _checks(diagnosis),
         html.H2("Evidence"),
         _evidence(diagnosis.evidence),
-        *_about(summary),
     ]
 
 
@@ -57,8 +54,7 @@ def _evidence(evidence: Sequence[Evidence]) -> Component:
         html.Tr(
             [
                 html.Th([_title(item.signal), html.Small(item.reference)], scope="row"),
-                *(html.Td(words.number(number)) for number in (item.value, item.baseline, item.limit)),
-                html.Td(f"{item.since}"),
+                *(html.Td(words.number(number)) for number in (item.value, item.baseline, item.limit, item.since)),
             ]
         )
         for item in evidence
@@ -77,7 +73,8 @@ def _problems(problems: Sequence[str]) -> list[Component]:
     return [html.H2("Files that could not be read"), html.Ul([html.Li(line) for line in problems], id="problems")]
 
 
-def _about(summary: Summary) -> list[Component]:
+def about(summary: Summary) -> list[Component]:
+    """What hardly ever changes: files that could not be read, trainer and configuration."""
     info = summary.info
     facts = {
         "Trainer": info.trainer or "unknown",
@@ -88,7 +85,12 @@ def _about(summary: Summary) -> list[Component]:
     }
     terms = [part for key, text in facts.items() for part in (html.Dt(key), html.Dd(text))]
     config = html.Pre(json.dumps(info.config, indent=2, default=repr)) if info.config else html.P("None was recorded.")
-    return [html.H2("About the run"), html.Dl(terms), html.Details([html.Summary("Configuration"), config])]
+    return [
+        *_problems(summary.problems),
+        html.H2("About the run"),
+        html.Dl(terms),
+        html.Details([html.Summary("Configuration"), config]),
+    ]
 
 
 def _sentence(text: str) -> str:

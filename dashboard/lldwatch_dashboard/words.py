@@ -21,6 +21,18 @@ _QUIET_FACTOR = 10  # a step this many times longer than usual is no step any mo
 _QUIET_AT_LEAST_S = 60.0
 
 
+def stage(summary: Summary) -> tuple[str, str, str]:
+    """The stage as icon and word, its name for the colours, and what it means."""
+    if summary.error:
+        return "? unreadable", "unreadable", summary.error
+    if not summary.read:
+        return "…", "waiting", "It has not been read yet."
+    if summary.diagnosis.step is None:
+        return "… no step yet", "waiting", "The training has not closed a step yet."
+    found = summary.diagnosis.stage
+    return f"{STAGE_ICON[found]} {found.label}", found.label, STAGE_MEANING[found]
+
+
 def verdict(summary: Summary) -> str:
     """One sentence: what the run looks like, and since when."""
     diagnosis = summary.diagnosis
@@ -87,5 +99,7 @@ def age(seconds: float) -> str:
 
 
 def number(value: float | None) -> str:
-    """Four digits, with a real minus sign; a dash for what is not known."""
-    return UNKNOWN if value is None else f"{value:.4g}".replace("-", "\N{MINUS SIGN}")
+    """Three digits, a step in full; with a real minus sign, and a dash for what is not known."""
+    if value is None:
+        return UNKNOWN
+    return str(value) if isinstance(value, int) else f"{value:.3g}".replace("-", "\N{MINUS SIGN}")

@@ -44,7 +44,8 @@ def judge(rewards: Sequence[float]) -> Outcome:
     if len(rewards) < WINDOW:
         raise ValueError(f"got {len(rewards)} steps, expected at least {WINDOW}: train longer to judge a run")
     means = np.convolve(rewards, np.full(WINDOW, 1 / WINDOW), mode="valid")
-    low = means < 0.5 * np.maximum.accumulate(means)
+    # Rewards are fractions of a batch, exact halves do occur: rounding must not decide about them.
+    low = means < 0.5 * np.maximum.accumulate(means) - 1e-9
     sustained = int(np.argmin(low[::-1])) if not low.all() else len(low)
     return Outcome(
         start=float(np.mean(rewards[:5])),

@@ -55,12 +55,13 @@ class Policy(nn.Module):
     ) -> None:
         """Makes a policy with weights drawn from `seed` alone (the global random state is neither read nor changed)."""
         super().__init__()
-        self.token = nn.Embedding(vocabulary, width)
-        self.previous = nn.Embedding(vocabulary, width)
-        self.position = nn.Embedding(max_tokens, width)
-        self.layers = nn.ModuleList(Layer(width, heads) for _ in range(layers))
-        self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, vocabulary)
+        with torch.random.fork_rng(devices=[]):  # torch draws default weights, ours replace them below
+            self.token = nn.Embedding(vocabulary, width)
+            self.previous = nn.Embedding(vocabulary, width)
+            self.position = nn.Embedding(max_tokens, width)
+            self.layers = nn.ModuleList(Layer(width, heads) for _ in range(layers))
+            self.norm = nn.LayerNorm(width)
+            self.head = nn.Linear(width, vocabulary)
         generator = torch.Generator().manual_seed(seed)
         for module in self.modules():
             if isinstance(module, nn.Linear):

@@ -69,7 +69,9 @@ def test_a_taken_port_is_said_in_one_line(tmp_path: Path, environment: dict[str,
         port = taken.getsockname()[1]
         demo = lldwatch(tmp_path, environment, "demo", "--steps", "2", "--port", str(port))
     assert demo.returncode == 2
-    assert demo.stderr.splitlines() == [f"lldwatch: port {port} is taken: choose another with --port, or --no-dashboard"]
+    assert demo.stderr.splitlines() == [
+        f"lldwatch: port {port} is taken: choose another with --port, or --no-dashboard"
+    ]
 
 
 def free_port() -> int:

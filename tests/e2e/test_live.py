@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import simulated_run
@@ -54,15 +55,22 @@ def test_steps_arrive_while_the_zoom_stays(
     expect(page.locator("#verdict")).to_contain_text("collapsed")
 
     _double_click_resets(page)
-    expect(page.locator(".facts")).to_contain_text("finished", timeout=60_000)
-    expect(page.locator(".facts")).to_contain_text("step 100 of 100")
+    page.mouse.move(0, 0)
+    expect(page.locator("#facts")).to_contain_text("finished", timeout=60_000)
+    expect(page.locator("#facts")).to_contain_text("step 100 of 100")
     _screenshots(page, "live")
+    _hover(page)
+    box = page.locator("#run-figure .hoverlayer .legend")
+    for word in ("step ", "decay", "change", "correct", "incorrect", "entropy", "grad norm", "reward"):
+        expect(box).to_contain_text(word)
+    _screenshots(page, "hover", sizes=((1280, 900),), schemes=("dark",))
 
 
 def test_unchanged_figure_is_not_sent_again(serve: Callable[[Path], str], page: Page, tmp_path: Path) -> None:
     simulated_run.write(tmp_path / "run", steps=30, delay=0)
     page.goto(serve(tmp_path) + "/run/run")
     expect(page.locator("#evidence")).to_be_visible()
+    page.wait_for_function(f"{PLOT} && {PLOT}.calcdata && {PLOT}.calcdata.length > 3")
     sizes: list[int] = []
     page.on("response", lambda answer: sizes.append(int(answer.headers.get("content-length", "0"))))
     page.wait_for_timeout(2500)
@@ -141,13 +149,25 @@ def _double_click_resets(page: Page) -> None:
     page.wait_for_function(f"{PLOT}._fullLayout.xaxis.autorange !== false")
 
 
-def _screenshots(page: Page, name: str) -> None:
+def _hover(page: Page) -> None:
+    box = page.locator("#run-figure .nsewdrag").first.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + box["height"] / 2)
+    page.mouse.move(box["x"] + 0.5 * box["width"] + 2, box["y"] + box["height"] / 2)
+
+
+def _screenshots(
+    page: Page,
+    name: str,
+    sizes: Sequence[tuple[int, int]] = ((1280, 900), (400, 800)),
+    schemes: Sequence[Literal["light", "dark"]] = ("light", "dark"),
+) -> None:
     """For a human eye: wide and narrow, light and dark."""
     folder = os.environ.get("LLDWATCH_SCREENSHOTS")
     if not folder:
         return
-    for width, height in ((1280, 900), (400, 800)):
-        for scheme in ("light", "dark"):
+    for width, height in sizes:
+        for scheme in schemes:
             page.set_viewport_size({"width": width, "height": height})
             page.emulate_media(color_scheme=scheme)
             page.wait_for_timeout(2500)

@@ -1,3 +1,5 @@
+from fractions import Fraction
+
 import pytest
 
 from lldwatch.search_world.outcome import judge
@@ -6,8 +8,8 @@ from lldwatch.search_world.outcome import judge
 def slow_collapse_step(rewards: list[float]) -> int | None:
     """Says the definition word for word: the first step from which on, to the end, the mean is below half its peak."""
     steps = range(10, len(rewards) + 1)
-    mean = {step: sum(rewards[step - 10 : step]) / 10 for step in steps}
-    low = {step: mean[step] < 0.5 * max(mean[earlier] for earlier in range(10, step + 1)) for step in steps}
+    mean = {step: sum(Fraction(str(reward)) for reward in rewards[step - 10 : step]) / 10 for step in steps}
+    low = {step: 2 * mean[step] < max(mean[earlier] for earlier in range(10, step + 1)) for step in steps}
     return next((step for step in steps if all(low[later] for later in range(step, len(rewards) + 1))), None)
 
 

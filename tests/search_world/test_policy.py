@@ -15,7 +15,6 @@ def test_weights_depend_on_the_seed_alone() -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
     first, second, other = (Policy(72, 66, seed=seed).state_dict() for seed in (0, 0, 1))
-    # nn.Linear draws its default weights before ours replace them, so a user's stream would move unless we put it back.
     assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["head.weight"], other["head.weight"])

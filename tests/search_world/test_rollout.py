@@ -31,25 +31,8 @@ def test_an_episode_by_hand() -> None:
     facts = np.full((task.ENTITIES, task.RELATIONS), task.VOCABULARY.index("e7"))
     entity, relation = (task.VOCABULARY.index(name) for name in ("e3", "r1"))
     prompt = task.Prompt(entity, (relation,), facts)
-    words = [
-        "<think>",
-        "r1",
-        "</think>",
-        "<search>",
-        "e3",
-        "r1",
-        "</search>",
-        "!",
-        "!",
-        "!",
-        "!",
-        "!",
-        "!",
-        "!",
-        "<answer>",
-        "e7",
-        "</answer>",
-    ]
+    line = "<think> r1 </think> <search> e3 r1 </search> ! ! ! ! ! ! ! <answer> e7 </answer>"  # ! = feedback
+    words = line.split()
     policy = scripted(lambda place: (words + ["w0"] * 99)[place - 5].replace("!", "w5"))
     batch = rollout(policy, [prompt], 2, torch.Generator().manual_seed(0), np.random.default_rng(0))  # type: ignore[arg-type]
     assert batch.tokens.shape == (2, 5 + len(words))

@@ -1,0 +1,93 @@
+"""The README says what is so: its blocks are made again and compared. LLDWATCH_UPDATE=1 writes them anew."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from lldwatch import SIGNALS, Run
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+
+
+def block(marker: str) -> str:
+    """What follows the HTML comment, up to the next blank line or the end of a fenced block."""
+    text = README.read_text()
+    match = re.search(rf"<!-- {re.escape(marker)} -->\n(```\w*\n.*?\n?```|(?:\|.*\n)*)", text, re.S)
+    assert match, f"the README has no block <!-- {marker} -->"
+    return match.group(1)
+
+
+def update(marker: str, content: str) -> None:
+    if os.environ.get("LLDWATCH_UPDATE"):
+        README.write_text(
+            README.read_text().replace(f"<!-- {marker} -->\n{block(marker)}", f"<!-- {marker} -->\n{content}")
+        )
+
+
+def test_the_output_shown_is_the_real_one() -> None:
+    marker = next(re.finditer(r"<!-- (output: lldwatch (.*)) -->", README.read_text()))
+    command = [sys.executable, "-m", "lldwatch", *shlex.split(marker.group(2))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    content = f"```text\n$ lldwatch {marker.group(2)}\n{done.stdout}```"
+    update(marker.group(1), content)
+    assert block(marker.group(1)) == content
+
+
+def test_the_table_of_signals_is_the_code_s() -> None:
+    rows = ["| signal | unit | meaning | healthy |", "|---|---|---|---|"]
+    rows += [f"| `{s.name}` | {s.unit or '-'} | {s.meaning} | {s.healthy} |" for s in SIGNALS.values()]
+    content = "\n".join(rows) + "\n"
+    update("table: signals", content)
+    assert block("table: signals") == content
+
+
+def batches(count: int) -> Iterator[dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(count):
+        tokens = torch.randint(0, 11, (8, 6), generator=generator)
+        rewards = (tokens[:, 0] > 4).float()
+        yield {
+            "tokens": tokens,
+            "old_log_probs": torch.full((8, 6), -2.4),
+            "response_mask": torch.ones(8, 6, dtype=torch.bool),
+            "rewards": rewards,
+            "advantages": rewards - rewards.mean(),
+        }
+
+
+def test_the_example_loop_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    class Policy(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = torch.nn.Embedding(11, 11)
+
+        def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            tokens = batch["tokens"]
+            scores = torch.log_softmax(self.embedding(tokens.roll(1, -1)), -1)
+            return scores.gather(-1, tokens[..., None])[..., 0]
+
+    policy = Policy()
+    names = {
+        "policy": policy,
+        "loader": list(batches(12)),
+        "optimizer": torch.optim.Adam(policy.parameters()),
+        "grpo_loss": lambda log_probs, batch: -(log_probs * batch["advantages"][:, None]).mean(),
+    }
+    code = block("example: loop").removeprefix("```python\n").removesuffix("```")
+    exec(compile(code, str(README), "exec"), names)  # the README's own lines are the test
+    run = Run(tmp_path / "runs" / "search")
+    assert [observation.step for observation in run.observations()] == list(range(1, 13))
+    assert run.observations()[-1].cross_update_change is not None
+    assert run.responses().num_rows == 12 * 8
