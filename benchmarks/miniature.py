@@ -1,9 +1,9 @@
 """Does the miniature really collapse? Trains its scenarios over seeds and tabulates what became of each run.
 
-python benchmarks/miniature.py --seeds 0 1 2 3 4 --out runs/miniature --json miniature.json
+python benchmarks/miniature.py --out runs/miniature --json miniature.json
 
-Every run is recorded by lldwatch in OUT/SCENARIO-baseB-seedS, so that a detector can be judged on it later. The outcome
-is judged from the rewards alone, by lldwatch.search_world.outcome.
+Every run is recorded by lldwatch in OUT/SCENARIO-baseB-seedS, so that another detector can be judged on it later. The
+outcome is judged from the rewards alone, by lldwatch.search_world.outcome; the detector is judged on the outcome.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, median
 
-from lldwatch import Monitor
+from lldwatch import Diagnosis, Monitor
 from lldwatch.search_world.grpo import SCENARIOS, StepResult, train
 from lldwatch.search_world.outcome import WINDOW, Outcome, judge
 from lldwatch.search_world.pretrain import PretrainSettings, base_policy
@@ -34,6 +34,7 @@ class Trained:
     run_dir: Path
     steps: list[StepResult]
     outcome: Outcome
+    diagnosis: Diagnosis
     seconds: float
 
 
@@ -57,6 +58,38 @@ def _collapses(runs: Sequence[Trained]) -> str:
     return f"{len(steps)}/{len(runs)}" + (f" (median step {median(steps):.0f})" if steps else "")
 
 
+def warning(run: Trained) -> int | None:
+    """First step at which the detector warned."""
+    return run.diagnosis.first_warning
+
+
+def reward_alarm(run: Trained) -> int | None:
+    """The peer: first step at which the mean reward of the last steps is a quarter below its running peak."""
+    rewards = [step.reward for step in run.steps]
+    peak = 0.0
+    for end in range(WINDOW, len(rewards) + 1):
+        mean = fmean(rewards[end - WINDOW : end])
+        peak = max(peak, mean)
+        if mean < 0.75 * peak:
+            return run.steps[end - 1].step
+    return None
+
+
+def _step(step: int | None) -> str:
+    return "-" if step is None else f"step {step}"
+
+
+def _lead(runs: Sequence[Trained], alarm: Callable[[Trained], int | None]) -> str:
+    """How many runs were alarmed, and how many steps before their sustained collapse in the median."""
+    alarmed = [run for run in runs if alarm(run) is not None]
+    leads = [
+        run.outcome.collapse_step - step
+        for run in alarmed
+        if run.outcome.collapse_step is not None and (step := alarm(run)) is not None
+    ]
+    return f"{len(alarmed)}/{len(runs)}" + (f" (median lead {median(leads):.0f})" if leads else "")
+
+
 COLUMNS = [
     Column("scenario", lambda run: run.scenario, lambda runs: f"**{runs[0].scenario}, mean of {len(runs)}**"),
     Column("base", lambda run: str(run.base_seed)),
@@ -69,9 +102,12 @@ COLUMNS = [
         lambda run: f"yes, step {run.outcome.collapse_step}" if run.outcome.collapse_step else "no",
         _collapses,
     ),
+    Column("reward's own alarm", lambda run: _step(reward_alarm(run)), lambda runs: _lead(runs, reward_alarm)),
+    Column("first warning", lambda run: _step(run.diagnosis.first_warning), lambda runs: _lead(runs, warning)),
+    Column("stage at the end", lambda run: run.diagnosis.stage.label),
     _mean("seconds", lambda run: run.seconds, digits=1),
 ]
-"""What the table shows; a detector's verdict is one more Column, computed from `run_dir`."""
+"""What the table shows."""
 
 
 def train_one(scenario: str, base_seed: int, seed: int, steps: int, out: Path) -> Trained:
@@ -84,7 +120,8 @@ def train_one(scenario: str, base_seed: int, seed: int, steps: int, out: Path) -
     with Monitor(run_dir, trainer="search_world", config=config, planned_steps=steps) as monitor:
         results = train(policy, settings, seed, steps, monitor)
     seconds = time.perf_counter() - began
-    return Trained(scenario, base_seed, seed, run_dir, results, judge([r.reward for r in results]), seconds)
+    outcome = judge([result.reward for result in results])
+    return Trained(scenario, base_seed, seed, run_dir, results, outcome, monitor.diagnosis, seconds)
 
 
 def table(runs: Sequence[Trained], columns: Sequence[Column] = COLUMNS) -> str:
@@ -116,15 +153,20 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenarios", nargs="+", default=list(SCENARIOS), choices=SCENARIOS)
     parser.add_argument(
-        "--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="one run of each scenario per seed"
+        "--seeds", nargs="+", type=int, default=list(range(10)), help="one run of each scenario per seed"
     )
     parser.add_argument(
-        "--base-seeds", nargs="+", type=int, default=[0], help="base policies: one for all, or one a seed"
+        "--base-seeds",
+        nargs="+",
+        type=int,
+        help="base policies: one for all, or one a seed (default: 0 for seeds 0 to 4, then 1, 2, ...)",
     )
     parser.add_argument("--steps", type=int, default=80, help="rollout batches of a run")
     parser.add_argument("--out", type=Path, help="where the runs are recorded (default: a new temporary directory)")
     parser.add_argument("--json", type=Path, help="also write outcomes and per-step series to this file")
     arguments = parser.parse_args(argv)
+    if arguments.base_seeds is None:
+        arguments.base_seeds = [max(0, seed - 4) for seed in arguments.seeds]
     if len(arguments.base_seeds) not in (1, len(arguments.seeds)):
         parser.error(
             f"got {len(arguments.base_seeds)} base seeds for {len(arguments.seeds)} seeds: give one, or one a seed"

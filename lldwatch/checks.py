@@ -131,8 +131,8 @@ class Displacement(StepCheck):
             return Check(self.name, "skipped", "needs cross_update_change: add lldwatch.probes.CrossUpdateProbe"), None
         mean, pace = self._changes.mean, -self._pace()
         words = (
-            f"earlier correct responses change by {mean:+.4f} nats per token and step (matters below {pace:+.4f}); "
-            f"summed up {self._cusum.total:.1f} sigma, limit {self._cusum.limit:.1f}"
+            f"earlier correct responses {mean:+.4f} nats/token a step (matters below {pace:+.4f}), "
+            f"summed up {self._cusum.total:.1f} sigma (limit {self._cusum.limit:.1f})"
         )
         if self.since is None:
             return Check(self.name, "ok", words), None

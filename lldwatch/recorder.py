@@ -149,7 +149,7 @@ class Recorder:
         self.info = replace(self.info, ended=_now())
         self.write_info()
         if self._lock is not None:
-            self._lock.close()
+            os.close(self._lock)
 
     def write_info(self) -> None:
         """Write `run.json`, whole or not at all. Only rank 0 does."""
@@ -290,17 +290,18 @@ def _open_directory(path: Path, resume: bool) -> RunInfo | None:
     return previous
 
 
-def _take_lock(path: Path, rank: int) -> Any:
+def _take_lock(path: Path, rank: int) -> int | None:
+    """A file descriptor, held open as long as the run is written."""
     if fcntl is None:
         return None
     try:
-        file = open(path / f".lock-r{rank:05d}", "w")  # noqa: SIM115  # held open as long as the run is written
+        file = os.open(path / f".lock-r{rank:05d}", os.O_WRONLY | os.O_CREAT, 0o666)
     except OSError as error:
         raise RunError(f"{path} cannot be written ({error}): choose another directory") from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        file.close()
+        os.close(file)
         raise RunExistsError(f"{path} is being written by another process: choose another directory") from None
     except OSError:  # a file system without locks
         pass

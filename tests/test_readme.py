@@ -22,7 +22,7 @@ README = ROOT / "README.md"
 def block(marker: str) -> str:
     """What follows the HTML comment, up to the next blank line or the end of a fenced block."""
     text = README.read_text()
-    match = re.search(rf"<!-- {re.escape(marker)} -->\n(```\w*\n.*?\n?```|(?:\|.*\n)*)", text, re.S)
+    match = re.search(rf"<!-- {re.escape(marker)} -->\n(```\w*\n.*?\n?```|(?:\|[^\n]*\n)*)", text, re.S)
     assert match, f"the README has no block <!-- {marker} -->"
     return match.group(1)
 

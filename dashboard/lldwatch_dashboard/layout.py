@@ -79,13 +79,11 @@ def table(summaries: Sequence[Summary], root: Path, now: float) -> Component:
 def _row(summary: Summary, now: float) -> Component:
     name = html.Th(dcc.Link(summary.name, href=href(summary.name)), scope="row")
     shown = cells(summary, now)
-    span = {"colSpan": len(HEADS) - 2, "className": "reason"} if "Reason" in shown else {}
-    more = [
-        html.Td(
-            cell, id=cell_id(summary.name, head), **_attributes(data_label=head), **(span if head == "Reason" else {})
-        )
-        for head, cell in shown.items()
-    ]
+    wide: dict[str, Any] = {"colSpan": len(HEADS) - 2, "className": "reason"}
+    more = []
+    for head, cell in shown.items():
+        attributes: dict[str, Any] = _attributes(data_label=head) | (wide if head == "Reason" else {})
+        more.append(html.Td(cell, id=cell_id(summary.name, head), **attributes))
     return html.Tr([name, *more])
 
 
@@ -185,7 +183,7 @@ def _titles() -> list[Component]:
 
 def _glossary() -> Component:
     """What each plot shows, what it does in a healthy run, and where that is known from."""
-    terms = []
+    terms: list[Component] = []
     for signal in (SIGNALS[name] for panel in PANELS for name in panel.signals):
         terms.append(html.Dt(signal.title))
         terms.append(html.Dd([f"{signal.meaning} ", html.B("Healthy: "), f"{signal.healthy} ({signal.reference})"]))

@@ -21,7 +21,7 @@ Trace = dict[str, Any]
 
 
 def all_traces(observations: Sequence[Observation], diagnoses: Sequence[Diagnosis], palette: Palette) -> list[Trace]:
-    """Everything that is drawn, from back to front; the hover box lists it the other way round, so panels go upwards."""
+    """Everything that is drawn, from back to front; the hover box lists it in reverse, so the top panel is last."""
     back, lines, front = _background(observations, palette), [], []
     for row, panel in reversed(list(enumerate(PANELS))):
         for place, name in reversed(list(enumerate(panel.signals))):

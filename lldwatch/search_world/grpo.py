@@ -2,8 +2,8 @@
 
 Why it exists: it is the miniature's experiment, and the example of how little lldwatch asks of a loop. Both scenarios
 are the same GRPO; `collapse` only takes four passes over each rollout batch instead of one, 16 optimizer updates
-instead of 4. That reuse pushes up what is in the batch and quietly displaces the correct responses which are not: the
-run dies by Lazy Likelihood Displacement, while the gradient norm looks well.
+instead of 4. The correct responses of the batch before then lose likelihood across a step's updates, from about step 10
+on: with the reward's first fall or some steps ahead of it. The gradient norm does not explode, it shrinks.
 
 lldwatch only looks on: it draws no random number and changes no tensor, so a run is the same with and without it.
 """

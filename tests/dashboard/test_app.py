@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dash import Dash
+from flask.testing import FlaskClient
+
+from lldwatch import LldwatchError
+from lldwatch_dashboard import app as app_module
+from lldwatch_dashboard import create_app, layout, make_server, serve
+from lldwatch_dashboard.feed import Feed
+
+WriteRun = Callable[..., Path]
+
+
+@pytest.fixture
+def app(root: Path) -> Dash:
+    return create_app(root)
+
+
+@pytest.fixture
+def client(app: Dash) -> FlaskClient:
+    return app.server.test_client()
+
+
+def call(client: FlaskClient, outputs: Any, inputs: list[Any], state: list[Any] | None = None) -> Any:
+    """One callback, as the browser asks for it."""
+    body = {
+        "output": _output_id(client, outputs),
+        "outputs": outputs,
+        "inputs": inputs,
+        "state": state or [],
+        "changedPropIds": [f"{inputs[0]['id']}.{inputs[0]['property']}"],
+    }
+    answer = client.post("/_dash-update-component", json=body)
+    return answer, (json.loads(answer.data) if answer.data else None)
+
+
+def _output_id(client: FlaskClient, outputs: Any) -> str:
+    known = [each["output"] for each in json.loads(client.get("/_dash-dependencies").data)]
+    first = (outputs if isinstance(outputs, list) else [outputs])[0]
+    return next(output for output in known if f"{first['id']}.{first['property']}" in output)
+
+
+def prop(id_: str, name: str, value: Any = None) -> dict[str, Any]:
+    return {"id": id_, "property": name, "value": value}
+
+
+def open_page(client: FlaskClient, pathname: str) -> str:
+    answer, _ = call(client, prop("page", "children"), [prop("url", "pathname", pathname)])
+    assert answer.status_code == 200
+    return answer.data.decode()
+
+
+def look_at_run(client: FlaskClient, name: str, shown: Any = None) -> Any:
+    outputs = [prop("run-figure", "figure"), prop("findings", "children"), prop("about", "children")]
+    state = [prop("run-name", "data", name), prop("run-shown", "data", shown)]
+    pulse = [prop("run-pulse", "data", {"tick": 1, "dark": False})]
+    return call(client, [*outputs, prop("run-shown", "data")], pulse, state)
+
+
+@pytest.mark.parametrize(
+    "pathname",
+    [
+        "/run/..",
+        "/run/../secret",
+        "/run/..%2Fsecret",
+        "/run/a/..%2f..%2fsecret",
+        "/run/%2Fetc",
+        "/run//etc",
+        "/run/link",
+    ]
+    + ["/run/nothing", "/run/a%00b", "/run/" + "x" * 5000, "/other", "/a/run/a", "/run"],
+)
+def test_addresses_that_lead_nowhere(pathname: str, client: FlaskClient, root: Path, write_run: WriteRun) -> None:
+    write_run("a", range(1, 3))
+    write_run("../secret", range(1, 3))
+    (root / "link").symlink_to(root.parent / "secret")
+    assert "No such run" in open_page(client, pathname)
+
+
+@pytest.mark.parametrize("name", ["a", "deep/er", "with space", "hash#tag", "100%", "frage?", "ümlaut", "run/run"])
+def test_a_run_has_an_address_whatever_its_name(name: str, client: FlaskClient, write_run: WriteRun) -> None:
+    write_run(name, range(1, 3))
+    assert layout.run_name(layout.href(name)) == name
+    assert "run-figure" in open_page(client, layout.href(name))
+
+
+def test_the_root_itself_has_an_address(root: Path, write_run: WriteRun) -> None:
+    write_run("a", range(1, 3))
+    client = create_app(root / "a").server.test_client()
+    assert "run-figure" in open_page(client, layout.href("."))
+
+
+def test_an_unchanged_run_is_not_sent_again(client: FlaskClient, write_run: WriteRun) -> None:
+    write_run("a", range(1, 3))
+    _, first = look_at_run(client, "a")
+    assert "run-figure" in first["response"]
+    shown = first["response"]["run-shown"]["data"]
+    answer, _ = look_at_run(client, "a", shown)
+    assert (answer.status_code, answer.data) == (204, b"")
+    write_run("a", range(3, 5), resume=True)
+    _, second = look_at_run(client, "a", shown)
+    assert "run-figure" in second["response"]
+
+
+def test_an_update_leaves_the_ranges_of_the_axes_to_the_user(client: FlaskClient, write_run: WriteRun) -> None:
+    write_run("a", range(1, 30), cross_update_change=-0.02, cross_update_error=0.001, log_prob_correct=-0.2)
+    _, answer = look_at_run(client, "a")
+    patch = answer["response"]["run-figure"]["figure"]
+    places = {tuple(operation["location"]) for operation in patch["operations"]}
+    assert ("data",) in places
+    assert ("layout", "shapes") in places
+    assert not {("layout",), ("layout", "xaxis"), ("layout", "yaxis")} & places
+    assert not any({"range", "autorange"} & set(place) for place in places)
+
+
+def test_a_run_deleted_under_the_eyes_is_said(client: FlaskClient, root: Path, write_run: WriteRun) -> None:
+    write_run("a", range(1, 3))
+    look_at_run(client, "a")
+    shutil.rmtree(root / "a")
+    answer, _ = look_at_run(client, "a")
+    assert answer.status_code == 204
+    names = ("stage-badge.children", "stage-badge.className", "stage-badge.title", "verdict.children", "facts.children")
+    outputs = [prop(*name.split(".")) for name in names]
+    keys = ("badge", "kind", "meaning", "verdict", "facts")
+    _, header = call(client, _grouped(keys, outputs), [prop("run-pulse", "data", {})], [prop("run-name", "data", "a")])
+    assert "gone now" in header["response"]["verdict"]["children"]
+
+
+def _grouped(keys: tuple[str, ...], outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return outputs
+
+
+def test_an_error_of_ours_is_one_line_in_the_browser(
+    client: FlaskClient, write_run: WriteRun, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_run("a", range(1, 3))
+    monkeypatch.setattr(Feed, "snapshot", lambda self, name: 1 / 0)
+    answer, body = look_at_run(client, "a")
+    assert answer.status_code == 200
+    assert "ZeroDivisionError" in body["sideUpdate"]["notice"]["children"]
+    assert "Traceback" not in answer.data.decode()
+    assert "division by zero" in caplog.text
+
+
+def test_everything_is_served_from_here(client: FlaskClient) -> None:
+    page = client.get("/").data.decode()
+    assert "https://" not in page
+    assert "http://" not in page
+    assert "/assets/style.css" in page
+    assert client.get("/run/anything").status_code == 200, "a reload of a run's page works"
+
+
+@pytest.fixture
+def server(root: Path) -> Iterator[Any]:
+    server = make_server(root, port=0)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join(10)
+    server.server_close()
+
+
+def test_it_serves_from_a_thread_and_says_nothing(server: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection.request("GET", "/")
+    assert connection.getresponse().status == 200
+    connection.close()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_taken_port_is_an_error_of_one_line(root: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(LldwatchError, match=rf"port {port} of 127\.0\.0\.1 .*choose another") as caught:
+            serve(root, port=port)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("port", [70_000, -1])
+def test_a_port_that_is_none(root: Path, port: int) -> None:
+    with pytest.raises(LldwatchError, match="choose another"):
+        make_server(root, port=port)
+
+
+def test_serve_says_where_and_ends_with_ctrl_c(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(self: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("werkzeug.serving.BaseWSGIServer.serve_forever", interrupted)
+    app_module.serve(root, port=0)
+    assert "at http://127.0.0.1:" in capsys.readouterr().out

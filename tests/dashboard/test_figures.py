@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+
+from lldwatch import SIGNALS, Diagnosis, Observation, Stage
+from lldwatch_dashboard.figures import empty_figure, room, run_figure, stage_labels
+from lldwatch_dashboard.panels import HEIGHT, LIGHT, PANELS, TOP, domain, panel_tops
+from lldwatch_dashboard.series import MAX_POINTS, Band
+
+
+def trace(figure: go.Figure, meta: str) -> Any:
+    return next(trace for trace in figure.data if trace.meta == meta)
+
+
+def observation(step: int, **columns: Any) -> Observation:
+    healthy = {"reward": 0.5, "entropy": 0.3, "log_prob_correct": -0.2, "log_prob_incorrect": -0.5, "grad_norm": 1.0}
+    change = {"cross_update_change": -0.01, "cross_update_error": 0.002, "noise_floor": 0.001}
+    return Observation(step=step, **{**healthy, **change, **columns})
+
+
+OBSERVATIONS = [observation(step) for step in range(1, 41)]
+DIAGNOSES = [Diagnosis(step=step, stage=Stage.DECAY if step > 30 else Stage.HEALTHY) for step in range(1, 41)]
+
+
+def test_every_signal_of_every_panel_is_drawn_raw_and_as_a_mean() -> None:
+    figure = run_figure(OBSERVATIONS, DIAGNOSES)
+    for row, panel in enumerate(PANELS):
+        for name in panel.signals:
+            for kind in ("raw", "mean"):
+                drawn = trace(figure, f"{name}:{kind}")
+                assert drawn.yaxis == ("y" if row == 0 else f"y{row + 1}")
+                assert drawn.x.tolist() == list(range(1, 41))
+
+
+def test_panels_name_known_signals_and_the_headline_is_the_tallest() -> None:
+    assert {name for panel in PANELS for name in panel.signals} <= set(SIGNALS)
+    assert PANELS[0].signals == ("cross_update_change",)
+    assert PANELS[0].height > max(panel.height for panel in PANELS[1:])
+
+
+def test_panels_lie_below_each_other_within_the_figure() -> None:
+    places = [domain(row) for row in range(len(PANELS))]
+    assert places[0][1] <= 1
+    assert places[-1][0] == pytest.approx(0)
+    assert all(below[1] < above[0] for above, below in itertools.pairwise(places))
+    assert panel_tops()[0] == TOP
+    assert panel_tops()[-1] + PANELS[-1].height < HEIGHT
+
+
+def test_the_stage_is_a_band_behind_all_panels_and_is_named() -> None:
+    figure = run_figure(OBSERVATIONS, DIAGNOSES)
+    band = next(shape for shape in figure.layout.shapes if shape.name == "decay")
+    assert (band.x0, band.x1, band.y0, band.layer) == (30.5, 40.5, 0, "below")
+    assert [note.text for note in figure.layout.annotations] == ["decay from 31"]
+    assert trace(figure, "stage").text == ("decay",) * 10
+
+
+def test_labels_of_flickering_stages_do_not_lie_on_each_other() -> None:
+    flicker = [Band(Stage.STAGNATION, step, step + 1) for step in range(100, 140, 2)]
+    labels = stage_labels([*flicker, Band(Stage.DECAY, 141, 143)], LIGHT)
+    assert [label["text"] for label in labels] == ["stagnation from 100", "stagnation from 136", "decay from 142"]
+    assert labels[1]["yshift"] != labels[2]["yshift"]
+
+
+def test_zeros_of_the_gradient_norm_are_marked_and_not_drawn_as_a_line() -> None:
+    observations = [*OBSERVATIONS, observation(41, grad_norm=0.0), observation(42, grad_norm=math.inf)]
+    figure = run_figure(observations, [])
+    marks = trace(figure, "grad_norm:marks")
+    assert marks.x.tolist() == [41, 42]
+    assert marks.text == ("0", "+inf")
+    assert marks.y[0] < 1 < marks.y[1]
+    assert math.isnan(trace(figure, "grad_norm:raw").y[40])
+    assert figure.layout[f"yaxis{[panel.log for panel in PANELS].index(True) + 1}"].type == "log"
+
+
+def test_a_nan_on_a_linear_axis_is_marked() -> None:
+    figure = run_figure([*OBSERVATIONS, observation(41, entropy=math.nan)], [])
+    assert trace(figure, "entropy:marks").text == ("NaN",)
+
+
+def test_no_trace_is_longer_than_the_limit() -> None:
+    many = [observation(step, grad_norm=float(step % 7)) for step in range(5000)]
+    figure = run_figure(many, [Diagnosis(step=seen.step, stage=Stage.DECAY) for seen in many])
+    assert max(len(drawn.x) for drawn in figure.data) <= MAX_POINTS
+
+
+def test_what_was_not_recorded_is_said_in_its_panel() -> None:
+    figure = run_figure([Observation(step=1, reward=0.5)], [])
+    said = [note.text for note in figure.layout.annotations]
+    assert "not recorded: needs cross_update_change" in said
+    assert "not recorded: needs log_prob_correct or log_prob_incorrect" in said
+    assert not any("reward" in text for text in said)
+
+
+def test_a_run_without_steps_has_a_figure() -> None:
+    assert [note.text for note in run_figure([], []).layout.annotations] == ["waiting for the first step"] * len(PANELS)
+    assert len(empty_figure().data) == 0
+
+
+def test_axes_leave_room_for_lines_at_the_edge_and_stand_nan() -> None:
+    observations = [observation(1, reward=0.0), observation(2, reward=1.0), observation(3, reward=math.nan)]
+    assert room(observations, PANELS[-1]) == pytest.approx([-0.08, 1.08])
+    assert room([], PANELS[0]) == []
+
+
+def test_zoom_belongs_to_the_user() -> None:
+    figure = run_figure(OBSERVATIONS, DIAGNOSES, revision="search/first")
+    assert figure.layout.uirevision == "search/first"
+    assert figure.layout.xaxis.range is None
+    assert figure.layout.hovermode == "x unified"
+
+
+def test_dark_and_light_differ_in_colour_alone() -> None:
+    light, dark = (run_figure(OBSERVATIONS, DIAGNOSES, dark=dark) for dark in (False, True))
+    assert light.layout.font.color != dark.layout.font.color
+    for one, other in zip(light.data, dark.data, strict=True):
+        np.testing.assert_array_equal(one.y, other.y)
