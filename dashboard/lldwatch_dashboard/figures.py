@@ -6,7 +6,7 @@ titles stand in HTML above the panels, where they explain themselves; `panels.pa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,11 +29,10 @@ from lldwatch_dashboard.panels import (
     STAGE_COLOURS,
     TOP,
     Palette,
-    Panel,
     axis,
     domain,
 )
-from lldwatch_dashboard.series import Band
+from lldwatch_dashboard.series import Band, Series
 from lldwatch_dashboard.traces import all_traces
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
@@ -52,15 +51,19 @@ def run_figure(
     """
     palette = DARK if dark else LIGHT
     stages = numbers.bands(diagnoses)
+    signals = {name: numbers.measured(observations, SIGNALS[name]) for panel in PANELS for name in panel.signals}
     layout = _layout(palette, revision)
     layout["shapes"] = [*(_band_shape(band) for band in stages), _zero_line(palette)]
-    layout["annotations"] = [*stage_labels(stages, palette), *_not_recorded(observations, palette)]
+    layout["annotations"] = [*stage_labels(stages, palette), *_not_recorded(signals, bool(observations), palette)]
     for row, panel in enumerate(PANELS):
-        scale, ends = layout[axis(row).replace("y", "yaxis")], room(observations, panel)
+        scale, ends = (
+            layout[axis(row).replace("y", "yaxis")],
+            room([signals[name] for name in panel.signals], panel.log),
+        )
         scale["autorangeoptions"] = {"include": ends}
         if panel.log and ends:  # each power of ten, or where there is hardly one, its digits too
             scale["dtick"] = 1 if ends[1] / ends[0] > 100 else "D2"
-    return go.Figure(data=all_traces(observations, diagnoses, palette), layout=layout)
+    return go.Figure(data=all_traces(signals, observations, diagnoses, palette), layout=layout)
 
 
 def empty_figure() -> go.Figure:
@@ -98,14 +101,14 @@ def stage_labels(stages: Sequence[Band], palette: Palette) -> list[dict[str, Any
     return labels
 
 
-def room(observations: Sequence[Observation], panel: Panel) -> list[float]:
-    """Two values that its axis has to include, so that thick lines and marks are not cut in half at the edge."""
-    values = np.concatenate([numbers.measured(observations, SIGNALS[name]).values for name in panel.signals])
-    values = values[np.isfinite(values) & (values > 0)] if panel.log else values[np.isfinite(values)]
+def room(lines: Sequence[Series], log: bool) -> list[float]:
+    """Two values that the lines' axis has to include, so that thick lines and marks are not cut in half at its edge."""
+    values = np.concatenate([line.values for line in lines])
+    values = values[np.isfinite(values) & (values > 0)] if log else values[np.isfinite(values)]
     if not len(values):
         return []
     low, high = float(values.min()), float(values.max())
-    if panel.log:
+    if log:
         return [low / 2, high * 2]
     margin = 0.08 * max(high - low, 1e-9)
     return [low - margin, high + margin]
@@ -163,15 +166,15 @@ def _band_shape(band: Band) -> dict[str, Any]:
     }
 
 
-def _not_recorded(observations: Sequence[Observation], palette: Palette) -> list[dict[str, Any]]:
+def _not_recorded(signals: Mapping[str, Series], started: bool, palette: Palette) -> list[dict[str, Any]]:
     """An empty panel says which columns it lacks."""
     notes = []
     for row, panel in enumerate(PANELS):
-        needed = sorted({column for name in panel.signals for column in SIGNALS[name].requires})
-        if any(getattr(seen, column) is not None for seen in reversed(observations) for column in needed):
+        if any(len(signals[name]) for name in panel.signals):
             continue
+        needed = sorted({column for name in panel.signals for column in SIGNALS[name].requires})
+        text = f"not recorded: needs {' or '.join(needed)}" if started else "waiting for the first step"
         bottom, top = domain(row)
-        text = f"not recorded: needs {' or '.join(needed)}" if observations else "waiting for the first step"
         font = {"size": 12, "color": palette.muted}
         place = {"xref": "paper", "x": 0.5, "yref": "paper", "y": (bottom + top) / 2}
         notes.append({"text": text, "showarrow": False, "font": font, **place})

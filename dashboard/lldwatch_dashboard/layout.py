@@ -98,7 +98,7 @@ def cells(summary: Summary, now: float) -> dict[str, Component]:
         return {"Stage": badge(summary), "Reason": summary.error or "being read …"}
     diagnosis, (state, since) = summary.diagnosis, words.liveness(summary, now)
     damaged = html.Span("files damaged", className="damaged", title="\n".join(summary.problems))
-    training = state if state == "finished" else f"{state}, {since}"
+    training = state if state == "finished" else f"{state}, {since.removeprefix('last step ')}"
     return {
         "Stage": [badge(summary), damaged] if summary.problems else badge(summary),
         "Step": words.progress(summary).removeprefix("step ") if summary.last else words.UNKNOWN,

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 import numpy.typing as npt
 
 from lldwatch.diagnosis import Diagnosis, Stage
 from lldwatch.schema import Observation
-from lldwatch.signals import Signal, value
+from lldwatch.signals import Signal
 
 Array = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
@@ -60,19 +61,25 @@ class Band:
 
 def measured(observations: Sequence[Observation], signal: Signal) -> Series:
     """The steps at which a signal was measured."""
-    points = [(seen.step, number) for seen in observations if (number := value(signal, seen)) is not None]
-    return _series(points)
+    seen = observations
+    for name in signal.requires:
+        seen = _with(seen, name)
+    return _series(seen, signal.compute)
 
 
 def column(observations: Sequence[Observation], name: str) -> Series:
     """The same for a column of `Observation` that is no signal of its own."""
-    points = [(seen.step, number) for seen in observations if (number := getattr(seen, name)) is not None]
-    return _series(points)
+    return _series(_with(observations, name), attrgetter(name))
 
 
-def _series(points: list[tuple[int, float]]) -> Series:
-    steps, values = zip(*points, strict=True) if points else ((), ())
-    return Series(np.array(steps, np.int64), np.array(values, np.float64))
+def _with(observations: Sequence[Observation], name: str) -> list[Observation]:
+    values = map(attrgetter(name), observations)  # a run may have 100,000 steps: no Python call for each of them
+    return [seen for seen, number in zip(observations, values, strict=True) if number is not None]
+
+
+def _series(seen: Sequence[Observation], compute: Callable[[Observation], float]) -> Series:
+    steps, values = map(attrgetter("step"), seen), map(compute, seen)
+    return Series(np.fromiter(steps, np.int64, len(seen)), np.fromiter(values, np.float64, len(seen)))
 
 
 def running_mean(values: Array, window: int = WINDOW) -> Array:
@@ -150,14 +157,8 @@ def noise_floor(observations: Sequence[Observation]) -> Series:
 
 def standard_error(observations: Sequence[Observation]) -> tuple[Series, Series]:
     """Lower and upper edge of +-1 standard error around the likelihood change of earlier correct responses."""
-    points = [
-        (seen.step, change, error)
-        for seen in observations
-        if (change := seen.cross_update_change) is not None
-        and (error := seen.cross_update_error) is not None
-        and math.isfinite(change)
-        and math.isfinite(error)
-    ]
-    steps, changes, errors = zip(*points, strict=True) if points else ((), (), ())
-    at, middle, spread = np.array(steps, np.int64), np.array(changes), np.array(errors)
-    return Series(at, middle - spread), Series(at, middle + spread)
+    seen = _with(_with(observations, "cross_update_change"), "cross_update_error")
+    changes, errors = column(seen, "cross_update_change"), column(seen, "cross_update_error").values
+    finite = np.isfinite(changes.values) & np.isfinite(errors)
+    steps, middle, spread = changes.steps[finite], changes.values[finite], errors[finite]
+    return Series(steps, middle - spread), Series(steps, middle + spread)

@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from lldwatch.diagnosis import Diagnosis, Stage
 from lldwatch.schema import Observation
-from lldwatch.signals import SIGNALS
 from lldwatch_dashboard import series as numbers
 from lldwatch_dashboard.panels import ALERT, PANELS, SHORT, Palette, Panel, axis
 from lldwatch_dashboard.series import Series
@@ -20,12 +19,17 @@ from lldwatch_dashboard.series import Series
 Trace = dict[str, Any]
 
 
-def all_traces(observations: Sequence[Observation], diagnoses: Sequence[Diagnosis], palette: Palette) -> list[Trace]:
+def all_traces(
+    signals: Mapping[str, Series],
+    observations: Sequence[Observation],
+    diagnoses: Sequence[Diagnosis],
+    palette: Palette,
+) -> list[Trace]:
     """Everything that is drawn, from back to front; the hover box lists it in reverse, so the top panel is last."""
     back, lines, front = _background(observations, palette), [], []
     for row, panel in reversed(list(enumerate(PANELS))):
         for place, name in reversed(list(enumerate(panel.signals))):
-            seen = numbers.measured(observations, SIGNALS[name])
+            seen = signals[name]
             if len(seen):
                 look = {"color": palette.lines[place], "dash": ("solid", "6px,3px")[place]}
                 lines += _raw_and_mean(name, seen, panel, row, look)

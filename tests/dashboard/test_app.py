@@ -77,8 +77,13 @@ def look_at_run(client: FlaskClient, name: str, shown: Any = None) -> Any:
         "/run/%2Fetc",
         "/run//etc",
         "/run/link",
-    ]
-    + ["/run/nothing", "/run/a%00b", "/run/" + "x" * 5000, "/other", "/a/run/a", "/run"],
+        "/run/nothing",
+        "/run/a%00b",
+        "/run/" + "x" * 5000,
+        "/other",
+        "/a/run/a",
+        "/run",
+    ],
 )
 def test_addresses_that_lead_nowhere(pathname: str, client: FlaskClient, root: Path, write_run: WriteRun) -> None:
     write_run("a", range(1, 3))

@@ -11,7 +11,7 @@ import pytest
 from lldwatch import SIGNALS, Diagnosis, Observation, Stage
 from lldwatch_dashboard.figures import empty_figure, room, run_figure, stage_labels
 from lldwatch_dashboard.panels import HEIGHT, LIGHT, PANELS, TOP, domain, panel_tops
-from lldwatch_dashboard.series import MAX_POINTS, Band
+from lldwatch_dashboard.series import MAX_POINTS, Band, Series
 
 
 def trace(figure: go.Figure, meta: str) -> Any:
@@ -104,9 +104,10 @@ def test_a_run_without_steps_has_a_figure() -> None:
 
 
 def test_axes_leave_room_for_lines_at_the_edge_and_stand_nan() -> None:
-    observations = [observation(1, reward=0.0), observation(2, reward=1.0), observation(3, reward=math.nan)]
-    assert room(observations, PANELS[-1]) == pytest.approx([-0.08, 1.08])
-    assert room([], PANELS[0]) == []
+    line = Series(np.arange(3), np.array([0.0, 1.0, math.nan]))
+    assert room([line], log=False) == pytest.approx([-0.08, 1.08])
+    assert room([line], log=True) == [0.5, 2.0]
+    assert room([line.at(np.array([2]))], log=False) == []
 
 
 def test_zoom_belongs_to_the_user() -> None:

@@ -150,10 +150,15 @@ def _double_click_resets(page: Page) -> None:
 
 
 def _hover(page: Page) -> None:
-    box = page.locator("#run-figure .nsewdrag").first.bounding_box()
-    assert box is not None
-    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + box["height"] / 2)
-    page.mouse.move(box["x"] + 0.5 * box["width"] + 2, box["y"] + box["height"] / 2)
+    """Rest the mouse on the headline until the box is there."""
+    page.wait_for_function(f"{PLOT}.querySelector('.nsewdrag').getBoundingClientRect().width > 500")  # wide again
+    for attempt in range(20):
+        box = page.locator("#run-figure .nsewdrag").first.bounding_box()
+        assert box is not None
+        page.mouse.move(box["x"] + 0.5 * box["width"] + attempt % 2, box["y"] + box["height"] / 2)
+        page.wait_for_timeout(250)
+        if page.locator("#run-figure .hoverlayer .legend").count():
+            return
 
 
 def _screenshots(

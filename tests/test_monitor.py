@@ -1,0 +1,404 @@
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from made_up import spiral
+
+from lldwatch import InputError, Monitor, Observation, Probes, Responses, Run, RunExistsError, Stage
+from lldwatch.detector import CollapseDetector
+from lldwatch.hooks import per_response
+
+
+@pytest.fixture
+def monitor(run_dir: Path) -> Iterator[Monitor]:
+    with Monitor(run_dir, trainer="test") as monitor:
+        yield monitor
+
+
+def recorded(monitor: Monitor) -> list[Observation]:
+    monitor._recorder.flush()
+    return Run(monitor._recorder.path).observations()
+
+
+def events(run: Path, kind: str) -> list[dict[str, Any]]:
+    return [row for row in Run(run).events().to_pylist() if row["kind"] == kind]
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def batch(log_prob: float = -1.0, **more: Any) -> Responses:
+    return per_response(
+        torch.full((4, 3), log_prob),
+        torch.full((4, 3), -1.5),
+        torch.ones(4, 3),
+        rewards=torch.tensor([0.0, 1.0, 1.0, 0.0]),
+        advantages=torch.tensor([-1.0, 1.0, 1.0, -1.0]),
+        **more,
+    )
+
+
+# what a step becomes
+
+
+def test_a_step_holds_what_the_loop_and_its_responses_said(monitor: Monitor, run_dir: Path) -> None:
+    monitor.observe(batch())
+    monitor.observe(batch())
+    diagnosis = monitor.step(loss=0.25, learning_rate=1e-6)
+    assert diagnosis is monitor.diagnosis
+    (step,) = recorded(monitor)
+    assert (step.step, diagnosis.step) == (1, 1)
+    assert step.loss == 0.25
+    assert step.responses == 8
+    assert step.reward == 0.5
+    assert step.change_positive == 0.5
+    assert step.updates == 1
+    assert step.time is not None
+    responses = Run(run_dir).responses()
+    assert responses["uid"].to_pylist() == list(range(8))
+    assert set(responses["update"].to_pylist()) == {0}
+
+
+def test_several_updates_in_a_step_give_mean_and_largest_gradient_norm(monitor: Monitor, run_dir: Path) -> None:
+    for grad_norm in (1.0, 5.0, 3.0):
+        monitor.observe(batch())
+        monitor.update(grad_norm=grad_norm, loss=grad_norm / 2)
+    monitor.step()
+    monitor.step(grad_norm=2.0)
+    first, second = recorded(monitor)
+    assert (first.updates, first.grad_norm, first.grad_norm_max, first.loss) == (3, 3.0, 5.0, 1.5)
+    assert (second.updates, second.grad_norm, second.grad_norm_max, second.loss) == (1, 2.0, 2.0, None)
+    assert Run(run_dir).responses()["update"].to_pylist() == [0] * 4 + [1] * 4 + [2] * 4
+
+
+@pytest.mark.parametrize(("values", "expected"), [([math.nan, 1.0], "nan"), ([math.inf, -math.inf], "nan")])
+def test_a_broken_update_makes_the_mean_nan_and_loses_no_step(
+    monitor: Monitor, values: list[float], expected: str
+) -> None:
+    monitor.step()
+    for value in values:
+        monitor.update(loss=value, grad_norm=value)
+    monitor.step()
+    assert [repr(step.loss) for step in recorded(monitor)] == ["None", expected]
+
+
+def test_tensors_of_any_kind_are_scalars(monitor: Monitor) -> None:
+    weight = torch.tensor(2.0, requires_grad=True)
+    monitor.step(
+        loss=weight * 3,
+        grad_norm=torch.tensor([[1.5]], dtype=torch.bfloat16),
+        kl=np.float16(0.5),
+        updates=torch.tensor(3),
+        entropy=None,
+    )
+    (step,) = recorded(monitor)
+    assert (step.loss, step.grad_norm, step.kl, step.updates, step.entropy) == (6.0, 1.5, 0.5, 3, None)
+
+
+def test_what_the_step_says_wins_over_updates_and_responses(monitor: Monitor) -> None:
+    monitor.observe(batch())
+    monitor.update(loss=1.0)
+    monitor.step(reward=0.75, loss=2.0, updates=9)
+    (step,) = recorded(monitor)
+    assert (step.reward, step.loss, step.updates) == (0.75, 2.0, 9)
+
+
+def test_nothing_is_carried_over_to_the_next_step(monitor: Monitor) -> None:
+    monitor.observe(batch())
+    monitor.update(loss=1.0)
+    monitor.probe(Probes(kind=["noise"], tokens=[2], log_prob_before=[-1.0], log_prob_after=[-1.5]))
+    monitor.step()
+    monitor.step()
+    first, second = recorded(monitor)
+    assert first.noise_floor == 0.25
+    assert {name for name, value in second.as_dict().items() if value is not None} == {"step", "time", "updates"}
+
+
+def test_probes_are_recorded_and_rolled_up(monitor: Monitor, run_dir: Path) -> None:
+    same = {"kind": ["cross_update"] * 2, "group": [1, 2], "tokens": [4, 4]}
+    monitor.probe(Probes(**same, log_prob_before=[-1.0, -1.0], log_prob_after=[-2.0, -3.0]))
+    monitor.step()
+    (step,) = recorded(monitor)
+    assert step.cross_update_change == -0.375
+    assert step.cross_update_responses == 2
+    assert Run(run_dir).probes()["step"].to_pylist() == [1, 1]
+
+
+def test_step_numbers_count_on_from_the_last_one(monitor: Monitor) -> None:
+    assert [monitor.step(number).step for number in (None, 5, None, torch.tensor(10), None)] == [1, 5, 6, 10, 11]
+
+
+def test_a_step_zero_is_a_step(monitor: Monitor, run_dir: Path) -> None:
+    assert [monitor.step(0).step, monitor.step().step] == [0, 1]
+    monitor.close()
+    assert [row["step"] for row in events(run_dir, "finish")] == [1]
+    assert events(run_dir, "resume") == []
+
+
+# mistakes in the first step raise
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"gradnorm": 1.0}, "gradnorm is not a field of Observation: expected one of .*grad_norm"),
+        ({"loss": "low"}, "loss"),
+        ({"loss": torch.zeros(2)}, "loss"),
+        ({"loss": [1.0]}, "loss"),
+        ({"time": 3.0}, "time is not a field"),
+        ({"updates": math.nan}, "updates=nan is not a number"),
+        ({"step": "first"}, "step='first' is not a number"),
+    ],
+)
+def test_a_wrong_scalar_in_the_first_step_raises_and_names_it(
+    monitor: Monitor, values: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        monitor.step(**values)
+    if "step" not in values and "updates" not in values:
+        with pytest.raises(InputError, match=words):
+            monitor.update(**values)
+    assert monitor.step().step == 1  # a notebook goes on after the mistake
+
+
+@pytest.mark.parametrize(
+    ("responses", "words"),
+    [
+        (batch(math.nan), r"log_probs is not finite in 4 of 4 responses \(first: row 0\)"),
+        (batch(-math.inf), "log_probs is not finite"),
+        (Responses(tokens=[1, 1], old_log_prob=[-1.0, math.nan]), r"old_log_probs.*1 of 2 responses \(first: row 1\)"),
+        (batch(entropy=torch.full((4, 3), math.nan)), "entropy"),
+        (Responses(tokens=[0, 0]), "response_mask is 0 everywhere in a batch of 2 responses"),
+        ({"tokens": [1]}, "responses is a dict"),
+        (torch.zeros(2, 3), "responses is a Tensor"),
+    ],
+)
+def test_wrong_responses_in_the_first_step_raise_and_name_the_argument(
+    monitor: Monitor, responses: Any, words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        monitor.observe(responses)
+
+
+def test_wrong_probes_in_the_first_step_raise(monitor: Monitor) -> None:
+    with pytest.raises(InputError, match="probes is a Responses"):
+        monitor.probe(batch())  # type: ignore[arg-type]
+
+
+def test_a_directory_with_a_run_is_refused(run_dir: Path, monitor: Monitor) -> None:
+    monitor.close()
+    with pytest.raises(RunExistsError, match="resume=True"):
+        Monitor(run_dir)
+
+
+def test_a_config_that_cannot_be_written_is_refused_before_anything_is_made(run_dir: Path) -> None:
+    with pytest.raises(InputError, match="config"):
+        Monitor(run_dir, config={("a", 1): 2})  # type: ignore[dict-item]
+    assert not run_dir.exists()
+
+
+# and later ones never do
+
+
+def test_mistakes_after_the_first_step_are_said_once_and_never_raise(
+    monitor: Monitor, run_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monitor.step(loss=1.0)
+    for _ in range(3):
+        monitor.observe({"tokens": [1]})  # type: ignore[arg-type]
+        monitor.update(gradnorm=1.0)
+        monitor.probe(None)  # type: ignore[arg-type]
+        monitor.step(loss="low")
+    assert monitor.step(loss=2.0).step == 2
+    monitor.close()
+    assert [step.loss for step in Run(run_dir).observations()] == [1.0, 2.0]
+    assert len(warnings(caplog)) == 1
+    assert "said once" in warnings(caplog)[0]
+    (event,) = events(run_dir, "error")
+    assert event["step"] == 1
+    assert "responses is a dict" in event["detail"]
+
+
+def test_log_probs_that_break_later_are_recorded_and_said_once(
+    monitor: Monitor, run_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monitor.observe(batch())
+    monitor.step()
+    for _ in range(2):
+        monitor.observe(batch(math.nan))
+        monitor.step()
+    monitor.close()
+    assert [repr(step.change_positive) for step in Run(run_dir).observations()] == ["0.5", "nan", "nan"]
+    assert len(warnings(caplog)) == 1
+    (event,) = events(run_dir, "bad_input")
+    assert "log_probs is not finite" in event["detail"]
+
+
+def test_an_error_of_ours_does_not_end_the_training(
+    monitor: Monitor, run_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        monitor.step(loss=1.0)
+
+    def broken(self: CollapseDetector, observation: Observation) -> None:
+        raise RuntimeError("a bug of ours")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CollapseDetector, "update", broken)
+        for _ in range(4):
+            assert monitor.step(loss=2.0).step == 3  # the last diagnosis there is
+    assert monitor.step(loss=3.0).step == 8
+    monitor.close()
+    assert [step.loss for step in Run(run_dir).observations()] == [1.0] * 3 + [2.0] * 4 + [3.0]
+    assert len(warnings(caplog)) == 1
+    (event,) = events(run_dir, "error")
+    assert "RuntimeError: a bug of ours" in event["detail"]
+    assert event["step"] == 4
+
+
+def test_one_kind_of_mistake_does_not_hide_another(
+    monitor: Monitor, run_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monitor.step()
+    monitor.observe(batch(math.nan))
+    monitor.step(gradnorm=1.0)
+    monitor.close()
+    assert len(warnings(caplog)) == 2
+    assert len(events(run_dir, "bad_input")) == len(events(run_dir, "error")) == 1
+
+
+def test_a_disk_that_fails_does_not_end_the_training(
+    monitor: Monitor, run_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (run_dir / "steps").touch()
+    for step in range(1, 6):
+        assert monitor.step(loss=1.0).step == step
+    monitor._recorder.flush()
+    (run_dir / "steps").unlink()
+    monitor.close()
+    assert len(Run(run_dir).observations()) == 5
+    assert monitor.dropped_steps == 0
+    assert len(warnings(caplog)) == 1
+
+
+def test_going_back_without_a_readable_history_loses_no_step(
+    monitor: Monitor, run_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(5):
+        monitor.step(loss=1.0)
+    monitor._recorder.flush()
+    info = (run_dir / "run.json").read_text()
+    (run_dir / ".run.json.tmp").mkdir()  # run.json cannot be replaced ...
+    (run_dir / "run.json").write_text(info.replace('"schema_version": 1', '"schema_version": 99'))  # ... nor understood
+    monitor.step(3, loss=2.0)
+    monitor.step(4, loss=2.0)
+    (run_dir / "run.json").write_text(info)
+    (run_dir / ".run.json.tmp").rmdir()
+    monitor.close()
+    assert [(step.step, step.loss) for step in Run(run_dir).observations()] == [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0)]
+    assert "SchemaTooNewError" in events(run_dir, "error")[0]["detail"]
+
+
+# the end, and going on
+
+
+def test_an_exception_of_the_training_is_not_swallowed_and_is_noted(run_dir: Path) -> None:
+    def train() -> None:
+        with Monitor(run_dir) as monitor:
+            monitor.step(loss=1.0)
+            monitor.step(loss=1.0 / 0)
+
+    with pytest.raises(ZeroDivisionError):
+        train()
+    run = Run(run_dir)
+    assert run.ended
+    assert len(run.observations()) == 1
+    (event,) = events(run_dir, "finish")
+    assert event["detail"] == "the training ended with ZeroDivisionError: float division by zero"
+    assert event["step"] == 1
+
+
+def test_closing_twice_notes_one_end(run_dir: Path) -> None:
+    with Monitor(run_dir) as monitor:
+        monitor.step()
+        monitor.close()
+    assert len(events(run_dir, "finish")) == 1
+
+
+def steps_of_a_spiral() -> list[dict[str, float]]:
+    noise = random.Random(3)
+    return [spiral(step, noise) for step in range(1, 121)]
+
+
+@pytest.mark.parametrize("interrupted_after", [1, 43, 80])
+def test_an_interrupted_and_resumed_training_has_the_same_diagnosis(tmp_path: Path, interrupted_after: int) -> None:
+    steps = steps_of_a_spiral()
+    with Monitor(tmp_path / "whole") as whole:
+        expected = [whole.step(**values).as_dict() for values in steps]
+    with Monitor(tmp_path / "run") as first:
+        for values in steps[:interrupted_after]:
+            first.step(**values)
+    with Monitor(tmp_path / "run", resume=True) as second:
+        said = [second.step(**values).as_dict() for values in steps[interrupted_after:]]
+    assert said == expected[interrupted_after:]
+    assert whole.diagnosis.stage is Stage.COLLAPSE
+    assert [step.step for step in Run(tmp_path / "run").observations()] == list(range(1, 121))
+    (event,) = events(tmp_path / "run", "resume")
+    assert event["step"] == interrupted_after + 1
+
+
+def test_a_training_that_goes_back_forgets_what_it_repeats(run_dir: Path, tmp_path: Path) -> None:
+    steps = steps_of_a_spiral()
+    with Monitor(tmp_path / "straight") as straight:
+        for values in steps[:50]:
+            straight.step(**values)
+    with Monitor(run_dir) as monitor:
+        for values in steps:
+            monitor.step(**values)
+        assert monitor.diagnosis.stage is Stage.COLLAPSE
+        monitor.step(50, **steps[49])
+        assert monitor.diagnosis.as_dict() == straight.diagnosis.as_dict()
+        assert monitor.step().step == 51
+    run = Run(run_dir)
+    assert [step.step for step in run.observations()] == list(range(1, 52))
+    assert (run.info.attempt, run.info.resumed_from) == (1, 49)
+    assert "went back from step 120 to step 50" in events(run_dir, "resume")[0]["detail"]
+
+
+def test_resuming_from_an_earlier_checkpoint_replaces_the_later_steps(run_dir: Path) -> None:
+    with Monitor(run_dir) as first:
+        for _ in range(9):
+            first.step(loss=1.0)
+    with Monitor(run_dir, resume=True) as second:
+        second.step(5, loss=2.0)
+        second.step(loss=2.0)
+    assert [(step.step, step.loss) for step in Run(run_dir).observations()] == [
+        *((step, 1.0) for step in range(1, 5)),
+        (5, 2.0),
+        (6, 2.0),
+    ]
+
+
+def test_responses_of_a_resumed_training_have_identities_of_their_own(run_dir: Path) -> None:
+    for resume in (False, True):
+        with Monitor(run_dir, resume=resume) as monitor:
+            monitor.observe(batch())
+            monitor.step()
+    uids = Run(run_dir).responses()["uid"].to_pylist()
+    assert len(set(uids)) == len(uids) == 8
+
+
+def test_resuming_where_there_is_no_run_starts_one(run_dir: Path) -> None:
+    with Monitor(run_dir, resume=True) as monitor:
+        assert monitor.step().step == 1
+    assert Run(run_dir).info.attempt == 0
+    assert events(run_dir, "resume") == []
