@@ -102,9 +102,9 @@ class Displacement(StepCheck):
         """Take one step in; a step without the probe says nothing."""
         if observation.log_prob_correct is not None:
             self._cost.add(-observation.log_prob_correct)
-        self._floor = max(self._floor, observation.noise_floor or 0.0)
-        change, error = observation.cross_update_change, observation.cross_update_error
-        if change is None or not math.isfinite(change):
+        self._floor = max(self._floor, _finite(observation.noise_floor) or 0.0)
+        change, error = _finite(observation.cross_update_change), _finite(observation.cross_update_error)
+        if change is None:
             return
         self._changes.add(change)
         self._scatter.add(change)
@@ -272,3 +272,8 @@ class Finite(StepCheck):
             return Check(self.name, "ok", "loss, gradient norm and log-probs are finite"), None
         evidence = Evidence(self._column, self._value, None, None, self.since, "IEEE 754")
         return Check(self.name, "critical", f"{self._column} is {self._value} since step {self.since}"), evidence
+
+
+def _finite(number: float | None) -> float | None:
+    """A broken value says nothing to a check but `Finite`, and must not blind it for the steps to come."""
+    return number if number is not None and math.isfinite(number) else None

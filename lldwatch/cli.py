@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         status: int = options.command(options)
+        sys.stdout.flush()
     except LldwatchError as error:
         sys.stderr.write(f"lldwatch: {error}\n")
         return 2
@@ -46,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"lldwatch: {error.name} is not installed: pip install 'lldwatch[{extra}]'\n")
         return 2
     except BrokenPipeError:  # `lldwatch signals | head`
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed into nothing at exit
         return 0
     except KeyboardInterrupt:
         return 130
@@ -121,11 +123,12 @@ def _watch(options: argparse.Namespace) -> int:
             )
         state = (verdict(follower.diagnosis), *follower.run.problems)
         if state != shown:
-            print("\n".join(f"  {line}" for line in state), flush=True)
+            print("\n".join(f"  {line}" for line in state))
             shown = state
         if follower.run.ended:
             print(f"the run ended at {follower.run.info.ended}")
             return 0
+        sys.stdout.flush()  # a pipe or a log file shows the steps at once as well
         time.sleep(_POLL_SECONDS)
 
 
@@ -134,7 +137,6 @@ def _dashboard(options: argparse.Namespace) -> int:
 
     if not options.root.is_dir():
         raise InputError(f"{options.root} is not a folder: give the folder that holds your runs")
-    print(f"lldwatch dashboard of {options.root} on http://127.0.0.1:{options.port} (Ctrl-C ends it)", flush=True)
     serve(options.root, port=options.port)
     return 0
 

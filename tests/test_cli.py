@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -210,9 +212,16 @@ def test_watch_of_a_finished_run_shows_its_steps_and_ends(runs: Path) -> None:
     assert lines[-1].startswith("the run ended at ")
 
 
-def watching(run: Path) -> subprocess.Popen[str]:
+@contextlib.contextmanager
+def watching(run: Path) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "lldwatch", "watch", str(run)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    ) as watcher:
+        try:
+            yield watcher
+        finally:
+            watcher.kill()
 
 
 def test_watch_shows_steps_while_another_process_writes_them(tmp_path: Path) -> None:
@@ -220,21 +229,18 @@ def test_watch_shows_steps_while_another_process_writes_them(tmp_path: Path) -> 
     training = subprocess.Popen(
         [sys.executable, str(TRAINING), str(run), "--steps", "150", "--delay", "0.01"], stdout=subprocess.PIPE
     )
-    with training, watching_once_written(training, run) as watcher:
-        assert watcher.stdout is not None
-        first = watcher.stdout.readline()
-        assert first.startswith("step      1 ")
-        rest = watcher.stdout.readlines()
-        assert watcher.wait(60) == 0
+    with training:
+        assert training.stdout is not None
+        training.stdout.readline()  # the first step was made
+        with watching(run) as watcher:
+            assert watcher.stdout is not None
+            first = watcher.stdout.readline()
+            assert first.startswith("step      1 ")
+            rest = watcher.stdout.readlines()
+            assert watcher.wait(60) == 0
     shown = [int(line.split()[1]) for line in [first, *rest] if line.startswith("step ")]
     assert shown == list(range(1, 151))
     assert rest[-1].startswith("the run ended at ")
-
-
-def watching_once_written(training: subprocess.Popen[bytes], run: Path) -> subprocess.Popen[str]:
-    assert training.stdout is not None
-    training.stdout.readline()  # the first step was made
-    return watching(run)
 
 
 def test_watch_shows_each_step_before_the_next_and_ends_quietly_when_interrupted(run_dir: Path) -> None:

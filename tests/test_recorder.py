@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
@@ -33,13 +34,14 @@ from lldwatch.segments import Segment, write_part
 TRAINING = Path(__file__).with_name("child_training.py")
 
 
-def started(run: Path, *options: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, str(TRAINING), str(run), *options],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": ""},
-    )
+@contextlib.contextmanager
+def started(run: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, str(TRAINING), str(run), *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        try:
+            yield child
+        finally:
+            child.kill()
 
 
 def killed(run: Path, after_steps: int, *options: str) -> tuple[int, int]:
@@ -372,7 +374,6 @@ def test_two_processes_cannot_write_one_run(tmp_path: Path) -> None:
             with pytest.raises(RunExistsError, match="already" if not resume else "written by another process"):
                 Recorder(run, RunInfo(), resume=resume)
         assert child.poll() is None
-        child.kill()
     Recorder(run, RunInfo(), resume=True).close()
 
 

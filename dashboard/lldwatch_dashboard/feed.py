@@ -18,10 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-import pyarrow.compute as pc
-
 from lldwatch.diagnosis import Diagnosis
-from lldwatch.errors import RunNotFoundError
+from lldwatch.errors import LldwatchError, RunNotFoundError
 from lldwatch.follow import Follower
 from lldwatch.run import Run, is_run, list_runs
 from lldwatch.schema import Observation, RunInfo
@@ -192,7 +190,8 @@ class _Tail:
                 diagnoses=tuple(follower.diagnoses),
             )
         except Exception as error:  # whatever is wrong with one run, the others must still be shown
-            log.warning("%s cannot be read", self._path, exc_info=True)
+            if not isinstance(error, LldwatchError):
+                log.warning("%s cannot be read", self._path, exc_info=True)
             self._follower = None
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             return Snapshot(version=next(_versions), summary=Summary(name=self._name, error=reason))
@@ -236,8 +235,7 @@ def _pace(observations: Sequence[Observation]) -> float | None:
 
 def _ending(run: Run) -> str | None:
     """What the last `finish` event says."""
-    events = run.events()
-    details = events.filter(pc.equal(events["kind"], "finish"))["detail"].to_pylist()
+    details = [event["detail"] for event in run.events().to_pylist() if event["kind"] == "finish"]
     return details[-1] if details else None
 
 

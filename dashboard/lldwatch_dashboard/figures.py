@@ -6,7 +6,8 @@ titles stand in HTML above the panels, where they explain themselves; `panels.pa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -53,16 +54,19 @@ def run_figure(
     stages = numbers.bands(diagnoses)
     signals = {name: numbers.measured(observations, SIGNALS[name]) for panel in PANELS for name in panel.signals}
     layout = _layout(palette, revision)
-    layout["shapes"] = [*(_band_shape(band) for band in stages), _zero_line(palette)]
-    layout["annotations"] = [*stage_labels(stages, palette), *_not_recorded(signals, bool(observations), palette)]
+    layout["shapes"] = [_band_shape(band) for band in stages]
+    layout["annotations"] = stage_labels(stages, palette) or _healthy(diagnoses, palette)
+    layout["xaxis"]["visible"] = bool(observations)
+    if observations:  # markers would push the axis far beyond the steps there are
+        ends = {"clipmin": observations[0].step - 0.5, "clipmax": observations[-1].step + 0.5}
+        layout["xaxis"]["autorangeoptions"] = ends
     for row, panel in enumerate(PANELS):
-        scale, ends = (
-            layout[axis(row).replace("y", "yaxis")],
-            room([signals[name] for name in panel.signals], panel.log),
-        )
-        scale["autorangeoptions"] = {"include": ends}
-        if panel.log and ends:  # each power of ten, or where there is hardly one, its digits too
-            scale["dtick"] = 1 if ends[1] / ends[0] > 100 else "D2"
+        lines = [signals[name] for name in panel.signals]
+        layout[axis(row).replace("y", "yaxis")] |= _scale(room(lines, panel.log), panel.log)
+        if not any(map(len, lines)):
+            layout["annotations"].append(_not_recorded(row, bool(observations), palette))
+        elif row == 0:
+            layout["shapes"].append(_zero_line(palette))
     return go.Figure(data=all_traces(signals, observations, diagnoses, palette), layout=layout)
 
 
@@ -101,6 +105,15 @@ def stage_labels(stages: Sequence[Band], palette: Palette) -> list[dict[str, Any
     return labels
 
 
+def _healthy(diagnoses: Sequence[Diagnosis], palette: Palette) -> list[dict[str, Any]]:
+    """Where there is no stage to name, its place says so."""
+    if not diagnoses:
+        return []
+    text, font = "✓ healthy at every step", {"size": 11, "color": palette.muted}
+    place = {"xref": "paper", "x": 0, "xanchor": "left", "yref": "paper", "y": 1, "yanchor": "bottom"}
+    return [{"text": text, "font": font, "showarrow": False, "borderpad": 0, "yshift": LANE_HEIGHT, **place}]
+
+
 def room(lines: Sequence[Series], log: bool) -> list[float]:
     """Two values that the lines' axis has to include, so that thick lines and marks are not cut in half at its edge."""
     values = np.concatenate([line.values for line in lines])
@@ -112,6 +125,24 @@ def room(lines: Sequence[Series], log: bool) -> list[float]:
         return [low / 2, high * 2]
     margin = 0.08 * max(high - low, 1e-9)
     return [low - margin, high + margin]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """At most about six round values: digits times powers of ten, or only the powers, or some of them."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    digits = (1, 2, 3, 5, 7) if high < 12 * low else (1, 2, 5) if high < 60 * low else (1,)
+    every = math.ceil((last - first) / 6)
+    ticks = [float(f"{digit}e{power}") for power in range(first, last + 1, every) for digit in digits]
+    return [tick for tick in ticks if low <= tick <= high]
+
+
+def _scale(ends: list[float], log: bool) -> dict[str, Any]:
+    if not ends:
+        return {"visible": False}
+    scale: dict[str, Any] = {"visible": True, "autorangeoptions": {"include": ends}}
+    if log:
+        scale |= {"tickvals": log_ticks(*ends), "ticktext": [f"{tick:g}" for tick in log_ticks(*ends)]}
+    return scale
 
 
 def _layout(palette: Palette, revision: str) -> dict[str, Any]:
@@ -136,7 +167,7 @@ def _layout(palette: Palette, revision: str) -> dict[str, Any]:
     layout["xaxis"] |= {"showspikes": True, "spikemode": "across", "spikesnap": "hovered data", "spikethickness": 1}
     layout["xaxis"] |= {"spikecolor": palette.muted, "spikedash": "dot", "unifiedhovertitle": {"text": "step %{x}"}}
     for row, panel in enumerate(PANELS):
-        scale = {"type": "log", "exponentformat": "power"} if panel.log else {"nticks": 5}
+        scale = {"type": "log"} if panel.log else {"nticks": 5}
         name = axis(row).replace("y", "yaxis")
         layout[name] = {**line, **scale, "domain": domain(row), "anchor": "x", "zeroline": False}
     return layout
@@ -166,16 +197,9 @@ def _band_shape(band: Band) -> dict[str, Any]:
     }
 
 
-def _not_recorded(signals: Mapping[str, Series], started: bool, palette: Palette) -> list[dict[str, Any]]:
+def _not_recorded(row: int, started: bool, palette: Palette) -> dict[str, Any]:
     """An empty panel says which columns it lacks."""
-    notes = []
-    for row, panel in enumerate(PANELS):
-        if any(len(signals[name]) for name in panel.signals):
-            continue
-        needed = sorted({column for name in panel.signals for column in SIGNALS[name].requires})
-        text = f"not recorded: needs {' or '.join(needed)}" if started else "waiting for the first step"
-        bottom, top = domain(row)
-        font = {"size": 12, "color": palette.muted}
-        place = {"xref": "paper", "x": 0.5, "yref": "paper", "y": (bottom + top) / 2}
-        notes.append({"text": text, "showarrow": False, "font": font, **place})
-    return notes
+    needed = sorted({column for name in PANELS[row].signals for column in SIGNALS[name].requires})
+    text = f"not recorded: needs {' or '.join(needed)}" if started else "waiting for the first step"
+    place = {"xref": "paper", "x": 0.5, "yref": "paper", "y": sum(domain(row)) / 2}
+    return {"text": text, "showarrow": False, "font": {"size": 12, "color": palette.muted}, **place}

@@ -98,10 +98,10 @@ def cells(summary: Summary, now: float) -> dict[str, Component]:
         return {"Stage": badge(summary), "Reason": summary.error or "being read …"}
     diagnosis, (state, since) = summary.diagnosis, words.liveness(summary, now)
     damaged = html.Span("files damaged", className="damaged", title="\n".join(summary.problems))
-    training = state if state == "finished" else f"{state}, {since.removeprefix('last step ')}"
+    training = f"{state}, {since.removeprefix('last step ')}" if state in ("live", "stalled") else state
     return {
         "Stage": [badge(summary), damaged] if summary.problems else badge(summary),
-        "Step": words.progress(summary).removeprefix("step ") if summary.last else words.UNKNOWN,
+        "Step": words.progress(summary).removeprefix("step "),
         "Onset": words.number(min(diagnosis.onsets.values(), default=None)),
         "Family": words.FAMILY[diagnosis.family] if diagnosis.family else words.UNKNOWN,
         "First warning": words.number(diagnosis.first_warning),

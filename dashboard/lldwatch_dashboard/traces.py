@@ -26,7 +26,9 @@ def all_traces(
     palette: Palette,
 ) -> list[Trace]:
     """Everything that is drawn, from back to front; the hover box lists it in reverse, so the top panel is last."""
-    back, lines, front = _background(observations, palette), [], []
+    # an axis exists only if it has a trace, be it empty
+    axes = [_line("axis", Series(np.zeros(0, np.int64), np.zeros(0)), row) for row in range(len(PANELS))]
+    back, lines, front = [*axes, *_background(observations, palette)], [], []
     for row, panel in reversed(list(enumerate(PANELS))):
         for place, name in reversed(list(enumerate(panel.signals))):
             seen = signals[name]

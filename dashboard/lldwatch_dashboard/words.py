@@ -68,14 +68,12 @@ def _healthy(diagnosis: Diagnosis) -> str:
 
 def progress(summary: Summary) -> str:
     """`step 12 of 200`."""
-    if summary.last is None:
-        return "no step yet"
     planned = f" of {summary.info.planned_steps}" if summary.info.planned_steps else ""
-    return f"step {summary.last.step}{planned}"
+    return f"step {summary.last.step if summary.last else 0}{planned}"
 
 
 def liveness(summary: Summary, now: float) -> tuple[str, str]:
-    """Whether the training still runs: `live`, `stalled`, `finished` or `unknown`; and what that rests on.
+    """Whether the training runs: `waiting`, `live`, `stalled`, `finished` or `unknown`; and what that rests on.
 
     Args:
         summary: of the run.
@@ -83,7 +81,9 @@ def liveness(summary: Summary, now: float) -> tuple[str, str]:
     """
     if summary.info.ended is not None:
         return "finished", summary.ending or "the training closed the run"
-    if summary.last is None or summary.last.time is None:
+    if summary.last is None:
+        return "waiting", "no step has been closed yet"
+    if summary.last.time is None:
         return "unknown", "no time of a step is recorded"
     silent = now - summary.last.time
     quiet = max(_QUIET_FACTOR * (summary.pace or 0.0), _QUIET_AT_LEAST_S)

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 import pytest
 
 from lldwatch import SIGNALS, Diagnosis, Observation, Stage
-from lldwatch_dashboard.figures import empty_figure, room, run_figure, stage_labels
+from lldwatch_dashboard.figures import empty_figure, log_ticks, room, run_figure, stage_labels
 from lldwatch_dashboard.panels import HEIGHT, LIGHT, PANELS, TOP, domain, panel_tops
 from lldwatch_dashboard.series import MAX_POINTS, Band, Series
 
@@ -122,3 +122,27 @@ def test_dark_and_light_differ_in_colour_alone() -> None:
     assert light.layout.font.color != dark.layout.font.color
     for one, other in zip(light.data, dark.data, strict=True):
         np.testing.assert_array_equal(one.y, other.y)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (0.25, 0.9, [0.3, 0.5, 0.7]),
+        (0.4, 12.0, [0.5, 1, 2, 5, 10]),
+        (0.1, 100.0, [0.1, 1, 10, 100]),
+        (1e-9, 1e9, [1e-9, 1e-6, 1e-3, 1, 1e3, 1e6, 1e9]),
+    ],
+)
+def test_ticks_of_a_log_axis_are_few_and_round(low: float, high: float, ticks: list[float]) -> None:
+    assert log_ticks(low, high) == ticks
+
+
+def test_a_healthy_run_says_so_where_the_stages_would_stand() -> None:
+    figure = run_figure(OBSERVATIONS, [Diagnosis(step=seen.step) for seen in OBSERVATIONS])
+    assert [note.text for note in figure.layout.annotations] == ["✓ healthy at every step"]
+
+
+def test_an_empty_panel_shows_no_axis_and_keeps_its_place() -> None:
+    figure = run_figure([Observation(step=3, reward=0.5)], [])
+    assert [figure.layout[f"yaxis{row + 1 if row else ''}"].visible for row in range(5)] == [False] * 4 + [True]
+    assert {drawn.yaxis for drawn in figure.data} == {"y", "y2", "y3", "y4", "y5"}

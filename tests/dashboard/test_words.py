@@ -58,7 +58,8 @@ def test_a_training_is_stalled_after_ten_times_its_usual_step(silent: float, pac
 def test_finished_unknown_and_future() -> None:
     ended = summary(info=RunInfo(ended="2026-01-01"), ending="the training ended with ValueError: no")
     assert words.liveness(ended, now=0) == ("finished", "the training ended with ValueError: no")
-    assert words.liveness(summary(), now=0)[0] == "unknown"
+    assert words.liveness(summary(), now=0)[0] == "waiting"
+    assert words.liveness(summary(last=Observation(step=1)), now=0)[0] == "unknown"
     assert words.liveness(summary(last=Observation(step=1, time=50.0)), now=0) == ("live", "last step 0 s ago")
 
 

@@ -104,6 +104,7 @@ def test_the_list_of_runs(serve: Callable[[Path], str], page: Page, tmp_path: Pa
     page.wait_for_timeout(2500)
     assert page.evaluate("document.activeElement.textContent") == "qwen-3b/collapses", "an update takes no focus"
     _screenshots(page, "list")
+    assert page.evaluate("document.getElementById('list-body').scrollWidth") <= 1280 - 2 * 24, "nothing is cut off"
     page.keyboard.press("Enter")
     expect(page.locator("#stage-badge")).to_contain_text("collapse")
 
