@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports unit bench samples clean
+.PHONY: help demo test lint types imports unit bench samples screenshot clean
 
 help: ## what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY) ## train a tiny policy that really collapses, with the live dashboard; ARGS="--scenario healthy"
 	@$(BIN)/lldwatch demo $(ARGS)
@@ -28,13 +28,17 @@ imports: $(READY) ## who may import whom
 unit: $(READY) ## the tests; ARGS="-k recorder" chooses
 	@$(BIN)/pytest $(ARGS)
 
-bench: $(READY) ## the tables of the README (some minutes)
+bench: $(READY) ## the tables of the README (about 10 minutes)
 	@$(BIN)/python benchmarks/miniature.py $(ARGS)
+	@$(BIN)/python benchmarks/nulls.py
 
 samples: $(READY) ## record sample_logs/ again
 	@rm -rf sample_logs/healthy sample_logs/collapse
 	@$(BIN)/lldwatch demo --no-dashboard --scenario healthy --seed 0 --out sample_logs/healthy
 	@$(BIN)/lldwatch demo --no-dashboard --scenario collapse --seed 0 --out sample_logs/collapse
+
+screenshot: $(READY) ## take the README's picture again (needs chromium)
+	@$(BIN)/python dashboard/screenshot.py
 
 clean: ## remove what was installed and built
 	rm -rf $(VENV) build dist *.egg-info

@@ -185,7 +185,7 @@ class Level(StepCheck):
             return Check(self.name, "skipped", words), None
         mean, normal = self._values.mean, self._baseline.median
         limit = normal if self.distance == 0 else normal + (mean - normal) / self.distance * self.settings.sigmas
-        words = f"{self._signal.name} {mean:.4g}, in the warm-up {normal:.4g} (limit {limit:.4g})"
+        words = f"{self._signal.title} {mean:.4g}, in the warm-up {normal:.4g} (limit {limit:.4g})"
         if self.since is None:
             return Check(self.name, "ok", words), None
         evidence = Evidence(self._signal.name, mean, normal, limit, self.since, self._signal.reference)

@@ -17,7 +17,7 @@ from typing import NoReturn
 from lldwatch.diagnosis import Stage
 from lldwatch.errors import InputError, LldwatchError
 from lldwatch.follow import Follower
-from lldwatch.report import as_json, verdict, write_text
+from lldwatch.report import as_json, headline, write_text
 from lldwatch.run import Run
 from lldwatch.signals import SIGNALS
 
@@ -121,7 +121,7 @@ def _watch(options: argparse.Namespace) -> int:
             print(
                 f"step {observation.step:>6}  reward {reward:>7}  likelihood change {moved:>8}  {diagnosis.stage.label}"
             )
-        state = (verdict(follower.diagnosis), *follower.run.problems)
+        state = (headline(follower.diagnosis), *follower.run.problems)
         if state != shown:
             print("\n".join(f"  {line}" for line in state))
             shown = state

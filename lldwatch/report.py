@@ -7,32 +7,44 @@ from typing import Any, TextIO
 from lldwatch.diagnosis import Diagnosis, Family, Stage, Status
 from lldwatch.follow import Follower
 
-FAMILIES = {
-    Family.LLD_SPIRAL: "death spiral of lazy likelihood displacement",
-    Family.NUMERICAL: "broken arithmetic",
-}
-_STAGES = {
-    Stage.HEALTHY: "nothing points to a collapse",
-    Stage.STAGNATION: "correct responses lose likelihood, nothing else has moved yet",
-    Stage.DECAY: "a collapse is to be expected",
-    Stage.COLLAPSE: "the run has collapsed",
-}
+FAMILIES = {Family.LLD_SPIRAL: "likelihood displacement", Family.NUMERICAL: "numerical"}
 _MARKS: dict[Status, str] = {"ok": "ok", "warning": "WARN", "critical": "CRIT", "skipped": "skip"}
 
 
 def verdict(diagnosis: Diagnosis) -> str:
-    """One sentence: stage, since when, what kind, and when a live user would have been warned."""
+    """One sentence: what the run looks like, and since when."""
     if diagnosis.step is None:
-        return "no steps yet"
-    stage = diagnosis.stage
-    words = f"{stage.name}: {_STAGES[stage]}"
-    if stage in diagnosis.onsets:
-        words = f"{stage.name} since step {diagnosis.onsets[stage]}: {_STAGES[stage]}"
-    if diagnosis.family is not None:
-        words += f" ({FAMILIES[diagnosis.family]})"
+        return "No step has been recorded yet."
+    if diagnosis.stage is Stage.HEALTHY:
+        return _healthy(diagnosis)
+    since = min(diagnosis.onsets.values(), default=diagnosis.step)
+    if diagnosis.stage is Stage.STAGNATION:
+        return f"Since about step {since}, correct answers of earlier batches become less likely. Nothing else yet."
+    if diagnosis.stage is Stage.DECAY:
+        return f"Correct answers are being unlearnt since about step {since}: expect a collapse, and act now."
+    lost = diagnosis.onsets.get(Stage.COLLAPSE, diagnosis.step)
+    if diagnosis.family is Family.NUMERICAL:
+        return f"The arithmetic broke at about step {lost}: the run computes NaN or infinite values."
+    if diagnosis.family is Family.LLD_SPIRAL:
+        return f"The run has collapsed: correct answers were unlearnt, and the reward is lost since about step {lost}."
+    return f"The reward is lost since about step {lost}, but not by likelihood displacement: check the reward first."
+
+
+def _healthy(diagnosis: Diagnosis) -> str:
+    skipped = sum(check.status == "skipped" for check in diagnosis.checks)
+    if skipped == len(diagnosis.checks):
+        return "Too early to say: no check has the data it needs yet."
     if diagnosis.first_warning is not None:
-        words += f"; first warned at step {diagnosis.first_warning}"
-    return words
+        return f"Nothing points to a collapse any more; there was a warning at step {diagnosis.first_warning}."
+    if skipped:
+        return f"Nothing points to a collapse, but {skipped} of {len(diagnosis.checks)} checks could not be made."
+    return "Nothing points to a collapse."
+
+
+def headline(diagnosis: Diagnosis) -> str:
+    """The stage, the verdict, and when a live user would have been warned: the last line on a terminal."""
+    warned = "" if diagnosis.first_warning is None else f" First warning: step {diagnosis.first_warning}."
+    return f"{diagnosis.stage.name}. {verdict(diagnosis)}{warned}"
 
 
 def as_json(follower: Follower) -> dict[str, Any]:
@@ -74,7 +86,7 @@ def write_text(follower: Follower, out: TextIO) -> None:
         print("\nFiles that could not be used", file=out)
         for line in run.problems:
             print(f"  {line}", file=out)
-    print(f"\n{verdict(diagnosis)}", file=out)
+    print(f"\n{headline(diagnosis)}", file=out)
 
 
 _EVIDENCE_HEAD = ("signal", "value", "baseline", "limit", "since", "reference")

@@ -85,6 +85,13 @@ def test_a_policy_that_wrote_the_batch_itself_has_not_moved() -> None:
     assert rows.clipped_tokens == 0
 
 
+@pytest.mark.parametrize(("clip_range", "clipped"), [(0.2, 3), ((0.2, 0.28), 2), ((0.3, 0.2), 2), (0.5, 0)])
+def test_tokens_beyond_either_end_of_the_clip_range_are_counted(clip_range: Any, clipped: int) -> None:
+    ratios = torch.tensor([[0.75, 0.85, 1.0, 1.15, 1.25, 1.3]])
+    rows = per_response(ratios.log(), torch.zeros(1, 6), torch.ones(1, 6), clip_range=clip_range)
+    assert rows.clipped_tokens == clipped
+
+
 def test_a_broken_token_after_the_first_action_leaves_the_first_action_alone() -> None:
     mask = torch.tensor([[1, 0, 1]])
     rows = per_response(torch.tensor([[-1.0, 0.0, -math.inf]]), torch.tensor([[-1.5, 0.0, -1.0]]), mask)

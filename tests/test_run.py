@@ -102,7 +102,10 @@ def test_poll_gives_each_step_once_while_a_thread_writes_and_seals(run_dir: Path
     run, polled, other = Run(run_dir), [], []
     while training.is_alive():
         polled += run.poll()
-        other += [len(Run(run_dir).responses())]
+        complete = run.steps()["step"].to_pylist()
+        responses = run.responses()["step"].to_pylist()
+        assert set(complete) <= set(responses)  # a step that stands there has its rows
+        other.append(len(responses))
     training.join()
     polled += run.poll()
     assert steps_of(polled) == list(range(1, 121))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lldwatch.diagnosis import Diagnosis, Family, Stage
+from lldwatch import report
+from lldwatch.diagnosis import Stage
 from lldwatch_dashboard.feed import Summary
 
 STAGE_ICON = {Stage.HEALTHY: "✓", Stage.STAGNATION: "◔", Stage.DECAY: "▲", Stage.COLLAPSE: "✖"}
@@ -13,7 +14,6 @@ STAGE_MEANING = {
     Stage.COLLAPSE: "The reward is lost and stays lost, or the arithmetic broke.",
 }
 STATUS_ICON = {"ok": "✓", "warning": "▲", "critical": "✖", "skipped": "○"}
-FAMILY = {Family.LLD_SPIRAL: "likelihood displacement", Family.NUMERICAL: "numerical"}
 
 UNKNOWN = "\N{EN DASH}"
 
@@ -35,35 +35,9 @@ def stage(summary: Summary) -> tuple[str, str, str]:
 
 def verdict(summary: Summary) -> str:
     """One sentence: what the run looks like, and since when."""
-    diagnosis = summary.diagnosis
     if summary.error:
         return f"This run cannot be read: {summary.error}"
-    if diagnosis.step is None:
-        return "No step has been recorded yet."
-    if diagnosis.stage is Stage.HEALTHY:
-        return _healthy(diagnosis)
-    since = min(diagnosis.onsets.values(), default=diagnosis.step)
-    if diagnosis.stage is Stage.STAGNATION:
-        return f"Since about step {since}, correct answers of earlier batches become less likely. Nothing else yet."
-    if diagnosis.stage is Stage.DECAY:
-        return f"Correct answers are being unlearnt since about step {since}: expect a collapse, and act now."
-    lost = diagnosis.onsets.get(Stage.COLLAPSE, diagnosis.step)
-    if diagnosis.family is Family.NUMERICAL:
-        return f"The arithmetic broke at about step {lost}: the run computes NaN or infinite values."
-    if diagnosis.family is Family.LLD_SPIRAL:
-        return f"The run has collapsed: correct answers were unlearnt, and the reward is lost since about step {lost}."
-    return f"The reward is lost since about step {lost}, but not by likelihood displacement: check the reward first."
-
-
-def _healthy(diagnosis: Diagnosis) -> str:
-    skipped = sum(check.status == "skipped" for check in diagnosis.checks)
-    if skipped == len(diagnosis.checks):
-        return "Too early to say: no check has the data it needs yet."
-    if diagnosis.first_warning is not None:
-        return f"Nothing points to a collapse any more; there was a warning at step {diagnosis.first_warning}."
-    if skipped:
-        return f"Nothing points to a collapse, but {skipped} of {len(diagnosis.checks)} checks could not be made."
-    return "Nothing points to a collapse."
+    return report.verdict(summary.diagnosis)
 
 
 def progress(summary: Summary) -> str:

@@ -4,6 +4,7 @@ import pytest
 
 from lldwatch import Diagnosis, Family, Observation, RunInfo, Stage
 from lldwatch.diagnosis import Check, Evidence
+from lldwatch.report import FAMILIES
 from lldwatch_dashboard import layout, why, words
 from lldwatch_dashboard.feed import Summary
 
@@ -81,7 +82,7 @@ def test_each_stage_and_status_has_an_icon_of_its_own() -> None:
     assert len(set(words.STAGE_ICON.values())) == len(Stage)
     assert len(set(words.STATUS_ICON.values())) == len(words.STATUS_ICON)
     assert set(words.STAGE_MEANING) == set(Stage)
-    assert set(words.FAMILY) == set(Family)
+    assert set(FAMILIES) == set(Family)
 
 
 def test_the_column_shows_every_check_and_all_evidence() -> None:
