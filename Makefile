@@ -31,6 +31,7 @@ unit: $(READY) ## the tests; ARGS="-k recorder" chooses
 bench: $(READY) ## the tables of the README (about 10 minutes)
 	@$(BIN)/python benchmarks/miniature.py $(ARGS)
 	@$(BIN)/python benchmarks/nulls.py
+	@$(BIN)/python benchmarks/overhead.py
 
 samples: $(READY) ## record sample_logs/ again
 	@rm -rf sample_logs/healthy sample_logs/collapse

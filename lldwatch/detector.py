@@ -105,14 +105,18 @@ class CollapseDetector:
     def _stage(self) -> Stage:
         if self._finite.speaks:
             return Stage.COLLAPSE
-        others = (self._displacement, self._likelihood, self._entropy, self._grad_norm)
-        moved = any(check.speaks for check in others)
-        unmeasured = all(check.result()[0].status == "skipped" for check in others)
-        if self._reward.speaks and (moved or unmeasured):
+        if self._reward.speaks and self._something_moved():
             return Stage.COLLAPSE
         if self._displacement.speaks:
             return Stage.DECAY if self._borne_out.since is not None else Stage.STAGNATION
         return Stage.HEALTHY
+
+    def _something_moved(self) -> bool:
+        """Something beside the reward has left its warm-up, on either side; or nothing beside it is measured."""
+        levels = (self._likelihood, self._entropy, self._grad_norm)
+        moved = any(abs(level.distance) > self.settings.sigmas for level in levels)
+        unmeasured = all(check.result()[0].status == "skipped" for check in (self._displacement, *levels))
+        return moved or unmeasured or self._displacement.speaks
 
     def _second_sign(self) -> bool:
         """The displacement is not the benign one of a policy that grows certain of other correct answers."""

@@ -32,6 +32,8 @@ def verdict(diagnosis: Diagnosis) -> str:
 
 def _healthy(diagnosis: Diagnosis) -> str:
     skipped = sum(check.status == "skipped" for check in diagnosis.checks)
+    if any(check.name == "reward" and check.status == "critical" for check in diagnosis.checks):
+        return "The reward is below half of its peak, but nothing else has moved: look at the reward function first."
     if skipped == len(diagnosis.checks):
         return "Too early to say: no check has the data it needs yet."
     if diagnosis.first_warning is not None:

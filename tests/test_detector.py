@@ -10,6 +10,7 @@ from made_up import dipping, healthy, spiral
 from strategies import histories
 
 from lldwatch import CollapseDetector, Diagnosis, Family, Observation, Stage, diagnose
+from lldwatch.report import verdict
 
 STEPS = 120
 
@@ -73,6 +74,34 @@ def test_a_warning_that_was_given_stays_given(seed: int) -> None:
             warned = None
         assert diagnosis.first_warning == warned or warned is None
         warned = diagnosis.first_warning
+
+
+def lost(step: int, noise: random.Random, **after: float) -> dict[str, float]:
+    """A healthy run whose reward is gone from step 60 on, with other signals changed from there on."""
+    signals = healthy(step, noise)
+    return {**signals, "reward": 0.02, **after} if step >= 60 else signals
+
+
+def test_a_reward_that_falls_alone_is_no_collapse_and_points_to_the_reward_function() -> None:
+    last = folded(lost, 0)[-1]
+    assert last.stage is Stage.HEALTHY
+    assert next(check.status for check in last.checks if check.name == "reward") == "critical"
+    assert "look at the reward function" in verdict(last)
+
+
+@pytest.mark.parametrize("after", [{"entropy": 0.01}, {"entropy": 3.0}, {"grad_norm": 0.0}])
+def test_a_reward_that_falls_with_another_signal_is_a_collapse_without_a_name(after: dict[str, float]) -> None:
+    last = folded(lambda step, noise: lost(step, noise, **after), 0)[-1]
+    assert last.stage is Stage.COLLAPSE
+    assert last.family is None
+    assert 60 <= last.known[Stage.COLLAPSE] <= 75
+
+
+def test_a_log_of_rewards_alone_can_still_collapse() -> None:
+    last = folded(lambda step, noise: {"reward": lost(step, noise)["reward"]}, 0)[-1]
+    assert last.stage is Stage.COLLAPSE
+    skipped = {check.name for check in last.checks if check.status == "skipped"}
+    assert skipped == {"likelihood_displacement", "likelihood_of_correct", "entropy", "grad_norm", "numerical"}
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf])
