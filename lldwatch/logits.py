@@ -143,19 +143,20 @@ def _by_rows(
     if rows is None:
         rows = max(1, (_CPU_ELEMENTS if logits.device.type == "cpu" else _GPU_ELEMENTS) // vocabulary)
     buffers = torch.empty((2, min(rows, count), vocabulary), dtype=torch.float32, device=logits.device)
+    highest, total, moment = torch.empty((3, count, 1), dtype=torch.float32, device=logits.device)
     for start in range(0, count, rows):
         part = slice(start, start + rows)
         z, weights = buffers[:, : min(rows, count - start)]
-        z.copy_(logits[part])
-        highest = z.amax(-1, keepdim=True)
-        z.sub_(highest).clamp_(min=_FLOOR * temperature).mul_(_LOG2_E / temperature)
-        total = torch.exp2(z, out=weights).sum(-1)
-        log_total = total.log()
-        entropy[part] = log_total - weights.mul_(z).sum(-1) / total * _LN_2
-        token = tokens[part, None].long()
-        chosen = logits[part].gather(-1, token.clamp(0, vocabulary - 1)).float()
-        chosen.masked_fill_((token < 0) | (token >= vocabulary), math.nan)
-        log_probs[part] = (chosen - highest)[:, 0] / temperature - log_total
+        torch.amax(z.copy_(logits[part]), -1, keepdim=True, out=highest[part])
+        z.sub_(highest[part]).clamp_(min=_FLOOR * temperature).mul_(_LOG2_E / temperature)
+        torch.sum(torch.exp2(z, out=weights), -1, keepdim=True, out=total[part])
+        torch.sum(weights.mul_(z), -1, keepdim=True, out=moment[part])
+    log_total = total.log()
+    entropy.copy_((log_total - moment / total * _LN_2)[:, 0])
+    token = tokens[:, None].long()
+    chosen = logits.gather(-1, token.clamp(0, vocabulary - 1)).float()
+    chosen.masked_fill_((token < 0) | (token >= vocabulary), math.nan)
+    log_probs.copy_(((chosen - highest) / temperature - log_total)[:, 0])
 
 
 def _fused(logits: Tensor, tokens: Tensor, log_probs: Tensor, entropy: Tensor, temperature: float) -> bool:

@@ -100,6 +100,8 @@ class Monitor:
         self._steps_closed = 0
         self._next_uid = self._recorder.info.attempt << 40  # what an earlier attempt recorded keeps its identity
         self._begin_step()
+        if not self._resuming:
+            self._event("start", f"{trainer} in process {os.getpid()}")
 
     @property
     def diagnosis(self) -> Diagnosis:
@@ -230,7 +232,7 @@ class Monitor:
             words = f"resumed at step {step}, the last recorded one was {self._last_step}"
         else:
             words = f"went back from step {self._last_step} to step {step}"
-            self._recorder.new_attempt(step - 1)
+        self._recorder.new_attempt(step - 1)
         self._resuming = False
         self._recorder.event(step, "resume", words)
 

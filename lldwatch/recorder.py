@@ -51,13 +51,12 @@ _ORDER = ("events", "responses", "probes", "steps")  # steps last: a step that s
 
 
 class Recorder:
-    """Writes one run directory; one writer per rank.
+    """Writes one run directory. One process writes a run: a second one is refused.
 
     Args:
         path: the run directory; made if it is not there.
         info: what `run.json` says of the run.
         resume: go on writing a run that is there (as a new attempt) instead of refusing it.
-        rank: the writer's number in a distributed training.
         steps_per_part: seal a part after this many steps,
         seconds_per_part: or after this many seconds.
         queue_steps: steps that may wait for a slow disk before further ones are dropped (and counted).
@@ -74,13 +73,11 @@ class Recorder:
         info: RunInfo,
         *,
         resume: bool = False,
-        rank: int = 0,
         steps_per_part: int = 100,
         seconds_per_part: float = 30.0,
         queue_steps: int = 1000,
     ) -> None:
         self.path = Path(path)
-        self.rank = rank
         self.dropped_steps = 0
         self._steps_per_part, self._seconds_per_part, self._queue_steps = steps_per_part, seconds_per_part, queue_steps
         self._batches: dict[str, list[pa.RecordBatch]] = {table: [] for table in TABLES}
@@ -89,7 +86,7 @@ class Recorder:
         self._warned, self._closed = False, False
         self._number, self._sealed_at = 0, time.monotonic()
         previous = _open_directory(self.path, resume)
-        self._lock = _take_lock(self.path, rank)
+        self._lock = _take_lock(self.path)
         self.info = replace(info, started=info.started or _now())
         if previous:
             attempt = 1 + max(previous.attempt, self._last_attempt())
@@ -121,16 +118,26 @@ class Recorder:
         if self._closed:
             return
         done = threading.Event()
-        self._queue.put(done.set)
+
+        def end() -> None:
+            self._seal_if_due()
+            done.set()
+
+        self._queue.put(end)
         done.wait(timeout)
 
     def new_attempt(self, resumed_from: int) -> None:
-        """The training went back to an earlier step: what follows is a new attempt, and replaces what it repeats."""
+        """The training goes on from a step: what follows is a new attempt, and replaces what it repeats.
+
+        A recorder that has just resumed a run is in a new attempt already.
+        """
 
         def begin() -> None:
-            self._seal(last=True)
-            self.info = replace(self.info, attempt=self.info.attempt + 1, resumed_from=resumed_from)
-            self._number = 0
+            if self._number or self._batches["steps"]:
+                self._seal(last=True)
+                self.info = replace(self.info, attempt=self.info.attempt + 1)
+                self._number = 0
+            self.info = replace(self.info, resumed_from=resumed_from)
             self.write_info()
 
         self._queue.put(begin)
@@ -152,12 +159,11 @@ class Recorder:
             os.close(self._lock)
 
     def write_info(self) -> None:
-        """Write `run.json`, whole or not at all. Only rank 0 does."""
-        if self.rank == 0:
-            hidden = self.path / f".{INFO_FILE}.tmp"
-            with self._failing_disk():
-                hidden.write_text(self.info.to_json())
-                os.replace(hidden, self.path / INFO_FILE)
+        """Write `run.json`, whole or not at all."""
+        hidden = self.path / f".{INFO_FILE}.tmp"
+        with self._failing_disk():
+            hidden.write_text(self.info.to_json())
+            os.replace(hidden, self.path / INFO_FILE)
 
     def _run(self) -> None:
         while True:
@@ -169,6 +175,8 @@ class Recorder:
                     item()
                 else:
                     self._write(*item)
+                if item is not None:
+                    self._seal_if_due()
             except Exception:  # an error of ours must neither end the thread nor the training
                 self.dropped_steps += isinstance(item, tuple) and isinstance(item[0], Observation)
                 self._warn("a step could not be recorded", exc_info=True)
@@ -190,8 +198,12 @@ class Recorder:
             self._batches[table].append(batch)
         for table, batch in batches:
             self._append_live(table, batch)
-        old = time.monotonic() - self._sealed_at >= self._seconds_per_part
-        if old or len(self._batches["steps"]) >= self._steps_per_part:
+
+    def _seal_if_due(self) -> None:
+        """Steps that wait come first: what is not yet live is lost in a crash."""
+        waiting = 1 if self._queue.empty() else 2
+        old = time.monotonic() - self._sealed_at >= waiting * self._seconds_per_part
+        if old or len(self._batches["steps"]) >= waiting * self._steps_per_part:
             self._seal()
 
     def _append_live(self, table: str, batch: pa.RecordBatch) -> None:
@@ -244,13 +256,13 @@ class Recorder:
         for table in TABLES:
             folder = self.path / table
             for segment in list_segments(folder)[0]:
-                if segment.rank == self.rank and segment.live(folder).exists():
+                if segment.live(folder).exists():
                     with self._failing_disk():
                         write_part(read_segment(segment, folder), segment.part(folder))
                         segment.live(folder).unlink()
 
     def _segment(self) -> Segment:
-        return Segment(self.info.attempt, self.rank, self._number)
+        return Segment(self.info.attempt, 0, self._number)
 
     @contextlib.contextmanager
     def _failing_disk(self) -> Iterator[None]:
@@ -290,12 +302,12 @@ def _open_directory(path: Path, resume: bool) -> RunInfo | None:
     return previous
 
 
-def _take_lock(path: Path, rank: int) -> int | None:
+def _take_lock(path: Path) -> int | None:
     """A file descriptor, held open as long as the run is written."""
     if fcntl is None:
         return None
     try:
-        file = os.open(path / f".lock-r{rank:05d}", os.O_WRONLY | os.O_CREAT, 0o666)
+        file = os.open(path / ".lock", os.O_WRONLY | os.O_CREAT, 0o666)
     except OSError as error:
         raise RunError(f"{path} cannot be written ({error}): choose another directory") from error
     try:

@@ -37,16 +37,15 @@ def summarise(responses: Sequence[Responses], probes: Sequence[Probes]) -> dict[
 
 def _of_responses(rows: dict[str, Array | None]) -> dict[str, Any]:
     """What describes the responses: each counts once."""
-    tokens = rows.get("tokens")
-    if tokens is None:
+    size = next((len(column) for column in rows.values() if column is not None), 0)
+    if not size:
         return {}
     uid = rows["uid"]
-    first = np.arange(len(tokens)) if uid is None else np.unique(uid, return_index=True)[1]
+    first = np.arange(size) if uid is None else np.unique(uid, return_index=True)[1]
     reward, advantage, correct, actions, length, log_prob, smallest = (
         None if (column := rows[name]) is None else column[first]
         for name in ("reward", "advantage", "correct", "actions", "tokens", "old_log_prob", "min_log_prob")
     )
-    assert length is not None
     summary = {
         "responses": len(first),
         "reward": _mean(reward),
@@ -55,9 +54,9 @@ def _of_responses(rows: dict[str, Array | None]) -> dict[str, Any]:
         "zero_advantage_share": None if advantage is None else _mean(np.abs(advantage) < ADVANTAGE_TOLERANCE),
         "response_length": _mean(length),
         "actions": _mean(actions),
-        "min_log_prob": None if smallest is None or not len(smallest) else float(np.min(smallest)),
+        "min_log_prob": None if smallest is None else float(np.min(smallest)),
     }
-    if log_prob is not None and correct is not None:
+    if log_prob is not None and correct is not None and length is not None:
         summary["log_prob_correct"] = _per_token(log_prob[correct], length[correct])
         summary["log_prob_incorrect"] = _per_token(log_prob[~correct], length[~correct])
     return summary

@@ -81,6 +81,8 @@ def write_part(table: pa.Table, path: Path) -> None:
         if pa.types.is_floating(field.type) and field.name not in _DICTIONARY_COLUMNS
     }
     pq.write_table(table, hidden, compression="zstd", use_dictionary=dictionary, column_encoding=floats)
+    with open(hidden, "rb") as file:
+        os.fsync(file.fileno())  # else a power cut can leave an empty file under the final name
     os.replace(hidden, path)
 
 

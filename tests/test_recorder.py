@@ -149,7 +149,9 @@ def test_events_come_back_even_with_half_a_character_in_them(run_dir: Path, reco
 
 
 def test_sealing_by_steps_makes_parts_and_removes_the_live_segments(run_dir: Path, recorder: Recorder) -> None:
-    record(recorder, range(1, 11), rows=2)
+    for step in range(1, 11):
+        record(recorder, range(step, step + 1), rows=2)
+        recorder.flush()
     recorder.flush()
     assert [pq.read_metadata(path).num_rows for path in parts(run_dir)] == [8, 8, 4, 4]
     assert sorted(path.name for path in (run_dir / "steps").glob(".*.arrows")) == [".r00000-a000-00000002.arrows"]
@@ -360,7 +362,7 @@ def test_a_file_is_refused_as_a_run_directory(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_cannot_be_locked_is_refused(run_dir: Path) -> None:
-    (run_dir / ".lock-r00000").mkdir(parents=True)
+    (run_dir / ".lock").mkdir(parents=True)
     with pytest.raises(RunError, match="cannot be written"):
         Recorder(run_dir, RunInfo())
 

@@ -24,6 +24,7 @@ def write(path: Path, steps: range, *, steps_per_part: int = 4, resume: bool = F
     recorder = Recorder(path, RunInfo(trainer="test"), steps_per_part=steps_per_part, resume=resume)
     for step in steps:
         recorder.record(Observation(step=step, loss=loss), [Responses(tokens=[step, step])])
+        recorder.flush()  # a part is sealed when no step waits
     recorder.close()
     return path
 
