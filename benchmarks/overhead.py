@@ -72,9 +72,8 @@ def main() -> None:
             measure(arguments.scenario, arguments.steps, Path(folder, str(repeat)))
             for repeat in range(arguments.repeats)
         ]
-    print(
-        f"| part ({arguments.scenario}, median of {arguments.repeats}) | ms per step | share of the rest |\n|---|---|---|"
-    )
+    title = f"part ({arguments.scenario}, median of {arguments.repeats})"
+    print(f"| {title} | ms per step | share of the rest |\n|---|---|---|")
     for part in PARTS:
         own = median(1000 * run[part] / arguments.steps for run in runs)
         share = median(run[part] / (run["all"] - sum(run[p] for p in PARTS)) for run in runs)
