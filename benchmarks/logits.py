@@ -7,13 +7,13 @@ Side by side, on one CPU thread, the ways in turn in each repeat, each time in a
 * lldwatch: `lldwatch.logits.log_probs_and_entropy`
 * plain: log_softmax, gather, entropy, in the logits' own dtype
 * plain, float32: the same on `logits.float()`
-* chunked: as trainers such as TRL do it: log_softmax of one row after another for the log-prob, then the entropy of 128
-  rows at a time, all in the logits' own dtype
+* chunked: in the manner of TRL: log_softmax of one row after another for the log-prob, then the entropy of 128 rows at
+  a time, all in the logits' own dtype
 
 CPU seconds are user and system time (getrusage): the median of three calls after a first one, and of that over the
 repeats. System time is the kernel's, nearly all of it for handing out fresh memory: an allocator that keeps large
-blocks would save it. Extra memory is by how much the first call raised the process' peak resident size (ru_maxrss). Errors are
-the largest on a sample of rows, against float64.
+blocks would save it. Extra memory is by how much the first call raised the process' peak resident size (ru_maxrss).
+Errors are the largest on a sample of rows, against float64.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def compare(dtype: torch.dtype, arguments: argparse.Namespace) -> list[dict[str,
 def table(results: list[dict[str, Any]]) -> str:
     """Markdown; ratios are to lldwatch's row of the same dtype."""
     lines = [
-        "| logits | way | CPU s | x | of it system | extra MB | x | log-prob error, nats | entropy error, nats |",
+        "| logits | way | CPU s | x | of it system | extra MB | x | log-prob error, nats | entropy error |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
@@ -139,7 +139,8 @@ def table(results: list[dict[str, Any]]) -> str:
         larger = result["extra_megabytes"] / max(ours["extra_megabytes"], 1e-9)
         lines.append(
             f"| [{result['rows']:,} x {result['vocabulary']:,}] {result['dtype']} | {result['way']} "
-            f"| {result['cpu_seconds']:.3f} | {slower:.1f} | {result['system_seconds']:.3f} | {result['extra_megabytes']:.1f} | {larger:.0f} "
+            f"| {result['cpu_seconds']:.3f} | {slower:.1f} | {result['system_seconds']:.3f} "
+            f"| {result['extra_megabytes']:.1f} | {larger:.0f} "
             f"| {result['log_prob_error']:.0e} | {result['entropy_error']:.0e} |"
         )
     return "\n".join(lines)

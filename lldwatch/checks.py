@@ -128,10 +128,14 @@ class Displacement(StepCheck):
     def result(self) -> tuple[Check, Evidence | None]:
         """The pace in words."""
         if math.isnan(self._changes.mean):
-            return Check(self.name, "skipped", "needs cross_update_change: add lldwatch.probes.CrossUpdateProbe"), None
+            return Check(
+                self.name,
+                "skipped",
+                "needs cross_update_change: nothing was re-scored (lldwatch.probes.CrossUpdateProbe)",
+            ), None
         mean, pace = self._changes.mean, -self._pace()
         words = (
-            f"earlier correct responses {mean:+.4f} nats/token a step (matters below {pace:+.4f}), "
+            f"earlier correct responses {mean:+.3g} nats/token a step (matters below {pace:+.3g}), "
             f"summed up {self._cusum.total:.1f} sigma (limit {self._cusum.limit:.1f})"
         )
         if self.since is None:
@@ -181,7 +185,7 @@ class Level(StepCheck):
         if math.isnan(self._values.mean):
             return Check(self.name, "skipped", f"needs {', '.join(self._signal.requires)}"), None
         if not self._baseline.ready:
-            words = f"warm-up: {self._baseline.missing} more steps with {self._signal.name} are needed"
+            words = f"warm-up: steps with {self._signal.name} still needed: {self._baseline.missing}"
             return Check(self.name, "skipped", words), None
         mean, normal = self._values.mean, self._baseline.median
         limit = normal if self.distance == 0 else normal + (mean - normal) / self.distance * self.settings.sigmas
@@ -242,6 +246,20 @@ class RewardLost(StepCheck):
         return Check(self.name, "critical", f"{words}, below half of it since step {self.since}"), evidence
 
 
+_FINITE = (
+    "loss",
+    "grad_norm",
+    "grad_norm_max",
+    "entropy",
+    "min_log_prob",
+    "log_prob_correct",
+    "log_prob_incorrect",
+    "change_positive",
+    "change_negative",
+    "cross_update_change",
+)
+
+
 class Finite(StepCheck):
     """Is the arithmetic whole?
 
@@ -256,8 +274,7 @@ class Finite(StepCheck):
 
     def update(self, observation: Observation) -> None:
         """Take one step in."""
-        columns = ("loss", "grad_norm", "grad_norm_max", "entropy", "log_prob_correct", "log_prob_incorrect")
-        values = {name: number for name in columns if (number := getattr(observation, name)) is not None}
+        values = {name: number for name in _FINITE if (number := getattr(observation, name)) is not None}
         self._seen = self._seen or bool(values)
         broken = next((name for name, number in values.items() if not math.isfinite(number)), None)
         if broken is not None:

@@ -46,24 +46,36 @@ def per_response(
         clip_range: epsilon of the ratio's clip range, or (low, high), to count clipped tokens.
 
     Returns:
-        One row per response; sums are in nats, entropy in nats per token.
-
-    Raises:
-        InputError: a tensor has another shape than its neighbours.
+        One row per response; sums are in nats, entropy in nats per token. Nothing is raised here: a tensor that has
+        another shape than its neighbours gives no rows and stands in `error`. `Monitor.observe` raises it in the first
+        step, when somebody is looking, and never later.
     """
-    _check_shapes(
-        log_probs,
-        {
-            "old_log_probs": old_log_probs,
-            "response_mask": response_mask,
-            "entropy": entropy,
-            "advantages": advantages,
-            "rewards": rewards,
-            "correct": correct,
-            "uid": uid,
-            "group": group,
-        },
-    )
+    others = {
+        "old_log_probs": old_log_probs,
+        "response_mask": response_mask,
+        "entropy": entropy,
+        "advantages": advantages,
+        "rewards": rewards,
+        "correct": correct,
+        "uid": uid,
+        "group": group,
+    }
+    try:
+        _check_shapes(log_probs, others)
+        columns = _reduce(log_probs, others, clip_range)
+        return Responses(uid=_integers(uid), group=_integers(group), **_to_host(columns))
+    except InputError as error:
+        return Responses.unusable(error)
+    except Exception as error:  # tensors on two devices, out of memory, ...
+        return Responses.unusable(InputError(f"per_response failed ({error}): are all tensors on one device?"))
+
+
+def _reduce(
+    log_probs: Tensor, others: dict[str, Tensor | None], clip_range: float | tuple[float, float] | None
+) -> dict[str, Tensor]:
+    """Column name -> one value per response, on the tensors' own device."""
+    response_mask, old_log_probs, entropy = others["response_mask"], others["old_log_probs"], others["entropy"]
+    assert response_mask is not None
     mask = response_mask != 0
     tokens = mask.sum(-1)
     new = torch.where(mask, log_probs.detach().float(), 0.0)
@@ -84,15 +96,14 @@ def per_response(
         low, high = clip_range if isinstance(clip_range, tuple) else (clip_range, clip_range)
         ratio = torch.exp(new - old)
         columns["clipped_tokens"] = (mask & ((ratio < 1 - low) | (ratio > 1 + high))).sum(-1)
-    if advantages is not None:
+    if (advantages := others["advantages"]) is not None:
         columns["advantage"] = _per_row(advantages, mask, tokens)
-    if rewards is not None:
+    if (rewards := others["rewards"]) is not None:
         columns["reward"] = rewards
-    if correct is None:
-        correct = _correct(columns)
+    correct = _correct(columns) if others["correct"] is None else others["correct"]
     if correct is not None:
         columns["correct"] = correct != 0
-    return Responses(uid=_integers(uid), group=_integers(group), **_to_host(columns))
+    return columns
 
 
 def _check_shapes(log_probs: Tensor, others: dict[str, Tensor | None]) -> None:

@@ -27,6 +27,7 @@ import itertools
 import logging
 import math
 import os
+from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 from numbers import Real
@@ -99,12 +100,22 @@ def log_probs_and_entropy(
     entropy = torch.empty_like(log_probs)
     if tokens.numel() == 0:
         return log_probs, entropy
-    # one matrix of the batch after another: to flatten `logits[:, :-1]` would copy all of it
-    for index in itertools.product(*map(range, tokens.shape[:-1])):
-        matrices = logits[index], tokens[index], log_probs[index], entropy[index]
+    for matrices in _matrices(logits, tokens, log_probs, entropy):
         if not _fused(*matrices, float(temperature)):
             _by_rows(*matrices, float(temperature), rows)
     return log_probs, entropy
+
+
+def _matrices(
+    logits: Tensor, tokens: Tensor, log_probs: Tensor, entropy: Tensor
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Views: logits as (tokens, vocabulary), the others, the results among them, as (tokens,)."""
+    if logits.is_contiguous():
+        yield logits.view(-1, logits.shape[-1]), tokens.reshape(-1), log_probs.view(-1), entropy.view(-1)
+        return
+    # to flatten `logits[:, :-1]` would copy all of it, so one matrix of the batch after another
+    for index in itertools.product(*map(range, logits.shape[:-2])):
+        yield logits[index], tokens[index], log_probs[index], entropy[index]
 
 
 def _check(logits: Tensor, tokens: Tensor, temperature: float, rows: int | None) -> None:

@@ -12,7 +12,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
@@ -21,6 +21,7 @@ import numpy as np
 from lldwatch.detector import CollapseDetector
 from lldwatch.diagnosis import Diagnosis
 from lldwatch.errors import InputError, LldwatchError
+from lldwatch.inputs import numbers_of, problem_of
 from lldwatch.recorder import Recorder
 from lldwatch.rollup import summarise
 from lldwatch.run import Run
@@ -30,20 +31,19 @@ log = logging.getLogger("lldwatch")
 
 Method = TypeVar("Method", bound=Callable[..., None])
 
-_SCALARS = tuple(column.name for column in fields(Observation) if column.name not in ("step", "time"))
-
 
 def _never_hurt(method: Method) -> Method:
     """After the first step, an exception is kept as an event instead of reaching the training loop."""
 
     @functools.wraps(method)
     def guarded(self: Monitor, *args: Any, **kwargs: Any) -> None:
+        step = self._open_step
         try:
             method(self, *args, **kwargs)
         except Exception as error:
             if self._steps_closed == 0 and isinstance(error, LldwatchError):
                 raise
-            self._failed(method.__name__)
+            self._say_once("error", f"Monitor.{method.__name__} failed: {traceback.format_exc()}", step)
 
     return cast(Method, guarded)
 
@@ -118,15 +118,12 @@ class Monitor:
         """Take in the responses of one (micro-)batch, as `lldwatch.hooks.per_response` made them.
 
         Raises:
-            InputError: in the first step, log-probs are not finite or every response is empty.
+            InputError: in the first step, a shape does not fit, log-probs are not finite or above 0, or every response
+                is empty.
         """
         if not isinstance(responses, Responses):
-            raise InputError(f"responses is a {type(responses).__name__}: expected what hooks.per_response returns")
-        problem = _problem(responses)
-        if problem and self._steps_closed == 0:
-            raise InputError(problem)
-        if problem:
-            self._say_once("bad_input", problem)
+            return self._complain(f"responses is a {type(responses).__name__}: expected what per_response returns")
+        self._complain(str(responses.error) if responses.error else problem_of(responses))
         size = len(responses)
         if responses.uid is None:
             responses = replace(responses, uid=np.arange(self._next_uid, self._next_uid + size))
@@ -147,14 +144,19 @@ class Monitor:
             InputError: in the first step, a name is not a field of `Observation`.
         """
         self._updates += 1
-        for name, value in _numbers(scalars).items():
+        for name, value in self._numbers(scalars).items():
             self._update_scalars.setdefault(name, []).append(value)
 
     @_never_hurt
     def probe(self, probes: Probes) -> None:
-        """Take in re-scored responses, as `lldwatch.probes` made them."""
+        """Take in re-scored responses, as `lldwatch.probes` made them.
+
+        Raises:
+            InputError: in the first step, they could not be scored.
+        """
         if not isinstance(probes, Probes):
-            raise InputError(f"probes is a {type(probes).__name__}: expected what CrossUpdateProbe returns")
+            return self._complain(f"probes is a {type(probes).__name__}: expected what CrossUpdateProbe returns")
+        self._complain(str(probes.error) if probes.error else None)
         self._probes.append(probes)
 
     def step(self, step: int | None = None, **scalars: Any) -> Diagnosis:
@@ -186,24 +188,26 @@ class Monitor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         closed = "the training closed the run"
-        self._finish(closed if kind is None else f"the training ended with {kind.__name__}: {error}")
+        detail = f": {error}" if str(error) else ""
+        self._finish(closed if kind is None else f"the training ended with {kind.__name__}{detail}")
 
     @_never_hurt
     def _close_step(self, step: int | None, scalars: dict[str, Any]) -> None:
+        last, kept = self._last_step, False
         try:
-            last = self._last_step
-            wanted = (last or 0) + 1 if step is None else step
-            observation = Observation(step=wanted, time=time.time(), **self._gathered(_numbers(scalars)))
+            wanted = self._open_step if step is None else step
+            observation = Observation(step=wanted, time=time.time(), **self._gathered(self._numbers(scalars)))
             resumes = self._resuming or (last is not None and observation.step <= last)
             if resumes:
                 self._begin_attempt(observation.step)
             self._recorder.record(observation, self._responses, self._probes)
-            self._last_step = observation.step
+            self._last_step, kept = observation.step, True
             if resumes:
                 self._fold_history(observation.step)
             self._diagnosis = self._detector.update(observation)
             self._steps_closed += 1
         finally:
+            self._recorder.dropped_steps += bool(self._steps_closed and not kept)
             self._begin_step()
 
     def _gathered(self, scalars: dict[str, float]) -> dict[str, Any]:
@@ -215,6 +219,11 @@ class Monitor:
         elif "grad_norm" in scalars:
             means["grad_norm_max"] = scalars["grad_norm"]
         return {**summarise(self._responses, self._probes), "updates": max(self._updates, 1), **means, **scalars}
+
+    @property
+    def _open_step(self) -> int:
+        """The step that is being gathered, as far as can be known before the loop gives its number."""
+        return 1 if self._last_step is None else self._last_step + 1
 
     def _begin_step(self) -> None:
         self._responses: list[Responses] = []
@@ -248,45 +257,26 @@ class Monitor:
         self._event("finish", detail)
         self._recorder.close()
 
-    def _failed(self, where: str) -> None:
-        self._say_once("error", f"Monitor.{where} failed: {traceback.format_exc()}")
+    def _numbers(self, scalars: Mapping[str, Any]) -> dict[str, float]:
+        numbers, problems = numbers_of(scalars)
+        for problem in problems:
+            self._complain(problem)
+        return numbers
 
-    def _say_once(self, kind: str, detail: str) -> None:
-        if kind not in self._warned:
-            self._warned.add(kind)
+    def _complain(self, problem: str | None) -> None:
+        """A mistake of the caller: raised in the first step, kept as an event later."""
+        if problem and self._steps_closed == 0:
+            raise InputError(problem)
+        if problem:
+            self._say_once("bad_input", problem, self._open_step)
+
+    def _say_once(self, kind: str, detail: str, step: int) -> None:
+        """Once for each argument or method, which is the first word of the detail."""
+        what = f"{kind} {detail.split(maxsplit=1)[0]}"
+        if what not in self._warned:
+            self._warned.add(what)
             log.warning("lldwatch: %s (said once; the training goes on)", detail)
-            self._event(kind, detail)
+            self._recorder.event(step, kind, detail)
 
     def _event(self, kind: str, detail: str) -> None:
         self._recorder.event(-1 if self._last_step is None else self._last_step, kind, detail)
-
-
-def _problem(responses: Responses) -> str | None:
-    """What is wrong with the values of a batch, in one line."""
-    for name, argument in (("log_prob", "log_probs"), ("old_log_prob", "old_log_probs"), ("entropy", "entropy")):
-        values = getattr(responses, name)
-        if values is not None and not np.isfinite(values).all():
-            bad = np.flatnonzero(~np.isfinite(values))
-            return (
-                f"{argument} is not finite in {len(bad)} of {len(values)} responses (first: row {bad[0]}): "
-                "expected finite nats wherever response_mask is 1"
-            )
-    if responses.tokens is not None and len(responses) and not responses.tokens.any():
-        return f"response_mask is 0 everywhere in a batch of {len(responses)} responses: expected 1 on policy tokens"
-    return None
-
-
-def _numbers(scalars: Mapping[str, Any]) -> dict[str, float]:
-    """Numbers of what the loop gave; None is left out."""
-    for name in scalars:
-        if name not in _SCALARS:
-            raise InputError(f"{name} is not a field of Observation: expected one of {', '.join(_SCALARS)}")
-    try:
-        return {name: _number(value) for name, value in scalars.items() if value is not None}
-    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-        raise InputError(f"a value of {', '.join(scalars)} is not one number: {error}") from None
-
-
-def _number(value: Any) -> float:
-    """A tensor that wants a gradient would warn when it is turned into a number."""
-    return float(value.detach() if hasattr(value, "detach") else value)

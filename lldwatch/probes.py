@@ -10,8 +10,8 @@ Reference: likelihood change of correct responses, arXiv:2512.04220, Sec. 3 (def
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +20,6 @@ from torch import Tensor
 
 from lldwatch.errors import InputError
 from lldwatch.schema import Array, Probes, stack_columns
-
-log = logging.getLogger("lldwatch")
 
 Batch = Mapping[str, Tensor]
 Score = Callable[[Batch], Tensor]
@@ -45,8 +43,8 @@ class CrossUpdateProbe:
 
     Args:
         score: batch -> log-probs (responses, tokens) in nats of the batch's own tokens under the policy as it is now.
-            It must not draw random numbers (put the model into eval mode if it has dropout) and must not change the
-            model. It is called without gradient.
+            It must not change the model. It is called without gradient, and the random streams are put back after it.
+            If it is the model itself, dropout is off meanwhile; if it is a function, that is the function's business.
         max_responses: hold at most this many correct responses of a step, evenly chosen.
         noise_every: measure the noise floor at the first step and then each so many steps.
     """
@@ -56,7 +54,7 @@ class CrossUpdateProbe:
             raise InputError(f"max_responses={max_responses}, noise_every={noise_every}: both must be at least 1")
         self._score, self._max_responses, self._noise_every = score, max_responses, noise_every
         self._held: _Held | None = None
-        self._calls, self._warned = 0, False
+        self._calls = 0
 
     def after_update(
         self,
@@ -77,27 +75,26 @@ class CrossUpdateProbe:
             group: (batch,) int, identity of each prompt.
 
         Returns:
-            The rows for `Monitor.probe`; none at the first step, or when there was no correct response.
-
-        Raises:
-            InputError: at the first call, a shape does not fit. Later errors are logged once, and nothing is measured.
+            The rows for `Monitor.probe`; none at the first step, or when there was no correct response. Nothing is
+            raised here: what went wrong stands in `error`, and `Monitor.probe` raises it in the first step only.
         """
         try:
-            return self._measure(batch, response_mask, correct != 0, uid, group)
-        except Exception as error:
-            if self._calls <= 1 and isinstance(error, InputError):
-                raise
-            if not self._warned:
-                self._warned = True
-                log.warning("lldwatch: the cross-update probe failed, and is left out (said once)", exc_info=True)
+            return self._measure(batch, response_mask, correct, uid, group)
+        except InputError as error:
             self._held = None
-            return Probes()
+            return Probes.unusable(error)
+        except Exception as error:  # whatever the user's function raises
+            self._held = None
+            return Probes.unusable(
+                InputError(f"score failed in the cross-update probe ({type(error).__name__}: {error})")
+            )
 
     def _measure(
         self, batch: Batch, response_mask: Tensor, correct: Tensor, uid: Tensor | None, group: Tensor | None
     ) -> Probes:
-        self._calls += 1
         _check(batch, response_mask, correct, uid, group)
+        self._calls += 1
+        correct = correct != 0
         rows = []
         if self._held is not None:
             after = self._log_prob(self._held.batch, self._held.response_mask)
@@ -121,7 +118,8 @@ class CrossUpdateProbe:
     @torch.no_grad()
     def _log_prob(self, batch: Batch, response_mask: Tensor) -> Array:
         """Sum over policy tokens, (responses,), nats."""
-        log_probs = self._score(batch)
+        with _undisturbed(self._score, response_mask.device):
+            log_probs = self._score(batch)
         if log_probs.shape != response_mask.shape:
             raise InputError(
                 f"score returned shape {tuple(log_probs.shape)}, expected {tuple(response_mask.shape)}: "
@@ -131,7 +129,28 @@ class CrossUpdateProbe:
         return sums
 
 
+@contextlib.contextmanager
+def _undisturbed(score: Score, device: torch.device) -> Iterator[None]:
+    """Dropout off if `score` is the model itself, and the random streams as they were: the training's are not ours."""
+    modules = [module for module in score.modules() if module.training] if isinstance(score, torch.nn.Module) else []
+    for module in modules:
+        module.training = False
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            yield
+    finally:
+        for module in modules:
+            module.training = True
+
+
 def _check(batch: Batch, response_mask: Tensor, correct: Tensor, uid: Tensor | None, group: Tensor | None) -> None:
+    given: Mapping[str, object] = {"response_mask": response_mask, "correct": correct, **batch}
+    for name, something in given.items():
+        if not isinstance(something, Tensor) or something.ndim == 0:
+            what = "a number" if isinstance(something, Tensor) else f"a {type(something).__name__}"
+            raise InputError(
+                f"{name} is {what}, expected a tensor with one row for each response: give what score needs"
+            )
     if response_mask.ndim != 2:
         raise InputError(f"response_mask has shape {tuple(response_mask.shape)}, expected (batch, tokens)")
     size = len(response_mask)

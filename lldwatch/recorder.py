@@ -289,7 +289,7 @@ def _open_directory(path: Path, resume: bool) -> RunInfo | None:
         return None
     if INFO_FILE not in entries:
         raise RunExistsError(f"{path} holds files that are not a run ({entries[0]}, ...): choose an empty directory")
-    if not resume:
+    if not resume and any(list_segments(path / Observation.TABLE)[0]):
         raise RunExistsError(f"{path} holds a run already: choose another directory, or resume=True to go on with it")
     try:
         previous = RunInfo.from_json((path / INFO_FILE).read_text())

@@ -18,7 +18,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -128,6 +128,15 @@ class RowTable:
     """Rows that belong to one step, as one numpy array a column (None: not measured)."""
 
     TABLE: ClassVar[str]
+    error: ClassVar[Exception | None] = None
+    """Why there are no rows, when the hook that should have made them could not."""
+
+    @classmethod
+    def unusable(cls, error: Exception) -> Self:
+        """No rows, and why. A hook never raises into the training loop: the monitor decides what to do with it."""
+        rows = cls()
+        object.__setattr__(rows, "error", error)
+        return rows
 
     def __post_init__(self) -> None:
         length = None

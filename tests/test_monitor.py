@@ -195,9 +195,19 @@ def test_wrong_probes_in_the_first_step_raise(monitor: Monitor) -> None:
 
 
 def test_a_directory_with_a_run_is_refused(run_dir: Path, monitor: Monitor) -> None:
+    monitor.step()
     monitor.close()
     with pytest.raises(RunExistsError, match="resume=True"):
         Monitor(run_dir)
+
+
+def test_a_run_whose_first_step_was_refused_can_be_started_again(run_dir: Path, monitor: Monitor) -> None:
+    with pytest.raises(InputError):
+        monitor.step(gradnorm=1.0)
+    monitor.close()
+    with Monitor(run_dir) as again:
+        assert again.step(grad_norm=1.0).step == 1
+    assert [step.grad_norm for step in Run(run_dir).observations()] == [1.0]
 
 
 def test_a_config_that_cannot_be_written_is_refused_before_anything_is_made(run_dir: Path) -> None:
@@ -218,14 +228,36 @@ def test_mistakes_after_the_first_step_are_said_once_and_never_raise(
         monitor.update(gradnorm=1.0)
         monitor.probe(None)  # type: ignore[arg-type]
         monitor.step(loss="low")
-    assert monitor.step(loss=2.0).step == 2
+    assert monitor.step(loss=2.0).step == 5
     monitor.close()
-    assert [step.loss for step in Run(run_dir).observations()] == [1.0, 2.0]
+    assert [step.loss for step in Run(run_dir).observations()] == [1.0, None, None, None, 2.0]
+    assert len(warnings(caplog)) == 4  # responses, gradnorm, probes, loss
+    assert all("said once" in line for line in warnings(caplog))
+    found = events(run_dir, "bad_input")
+    assert [event["step"] for event in found] == [2] * 4
+    assert "responses is a dict" in found[0]["detail"]
+    assert monitor.dropped_steps == 0
+
+
+def test_a_shape_that_changes_later_costs_its_rows_and_nothing_else(
+    monitor: Monitor, run_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monitor.observe(batch())
+    monitor.step()
+    for _ in range(2):
+        monitor.observe(per_response(torch.zeros(4, 3), None, torch.ones(4, 2)))
+        monitor.step(loss=1.0)
+    monitor.close()
+    assert [step.loss for step in Run(run_dir).observations()] == [None, 1.0, 1.0]
+    (event,) = events(run_dir, "bad_input")
+    assert event["detail"].startswith("response_mask has shape (4, 2), expected (4, 3)")
     assert len(warnings(caplog)) == 1
-    assert "said once" in warnings(caplog)[0]
-    (event,) = events(run_dir, "error")
-    assert event["step"] == 1
-    assert "responses is a dict" in event["detail"]
+
+
+@pytest.mark.parametrize(("value", "words"), [(0.5, "above 0"), (-1e9, "does response_mask cover masked-out")])
+def test_log_probs_that_are_none_raise_in_the_first_step(monitor: Monitor, value: float, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        monitor.observe(batch(value))
 
 
 def test_log_probs_that_break_later_are_recorded_and_said_once(
@@ -272,8 +304,7 @@ def test_one_kind_of_mistake_does_not_hide_another(
     monitor.observe(batch(math.nan))
     monitor.step(gradnorm=1.0)
     monitor.close()
-    assert len(warnings(caplog)) == 2
-    assert len(events(run_dir, "bad_input")) == len(events(run_dir, "error")) == 1
+    assert len(warnings(caplog)) == len(events(run_dir, "bad_input")) == 2
 
 
 def test_a_disk_that_fails_does_not_end_the_training(
