@@ -28,10 +28,11 @@ imports: $(READY) ## who may import whom
 unit: $(READY) ## the tests; ARGS="-k recorder" chooses
 	@$(BIN)/pytest $(ARGS)
 
-bench: $(READY) ## the tables of the README (about 10 minutes)
+bench: $(READY) ## the tables of the README (about 12 minutes)
 	@$(BIN)/python benchmarks/miniature.py $(ARGS)
 	@$(BIN)/python benchmarks/nulls.py
 	@$(BIN)/python benchmarks/overhead.py
+	@$(BIN)/python benchmarks/logits.py
 
 samples: $(READY) ## record sample_logs/ again
 	@rm -rf sample_logs/healthy sample_logs/collapse

@@ -9,11 +9,13 @@ import argparse
 import json
 import os
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from lldwatch import __version__
 from lldwatch.diagnosis import Stage
 from lldwatch.errors import InputError, LldwatchError
 from lldwatch.follow import Follower
@@ -45,11 +47,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except ModuleNotFoundError as error:
         extra = {"torch": "torch", "tqdm": "demo"}.get(str(error.name), "dashboard")
-        sys.stderr.write(f"lldwatch: {error.name} is not installed: pip install 'lldwatch[{extra}]'\n")
+        sys.stderr.write(f"lldwatch: {error.name} is not installed: install lldwatch with its extra [{extra}]\n")
         return 2
     except BrokenPipeError:  # `lldwatch signals | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed into nothing at exit
         return 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"lldwatch: {where}{error.strerror or error}: choose another place, or mend this one\n")
+        return 2
     except KeyboardInterrupt:
         return 130
     return status
@@ -57,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="lldwatch", description="Watch GRPO trainings for Lazy Likelihood Displacement.")
+    parser.add_argument("--version", action="version", version=f"lldwatch {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
     demo = commands.add_parser("demo", help="train a tiny policy that really collapses, and watch it live")
@@ -81,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     dashboard = commands.add_parser("dashboard", help="show all runs below a folder in the browser")
     dashboard.add_argument("root", type=Path, metavar="ROOT")
     dashboard.add_argument("--port", type=_port, default=8050)
+    dashboard.add_argument("--until-eof", action="store_true", help="end when standard input does")
     dashboard.set_defaults(command=_dashboard)
 
     signals = commands.add_parser("signals", help="what lldwatch measures, and what it means")
@@ -137,6 +145,8 @@ def _dashboard(options: argparse.Namespace) -> int:
 
     if not options.root.is_dir():
         raise InputError(f"{options.root} is not a folder: give the folder that holds your runs")
+    if options.until_eof:
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
     serve(options.root, port=options.port)
     return 0
 
@@ -150,22 +160,20 @@ def _signals(options: argparse.Namespace) -> int:
     return 0
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return number
+def _end_with_stdin() -> None:
+    sys.stdin.read()
+    os._exit(0)  # the server has nothing to save
 
 
-def _not_negative(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text} is a negative number")
-    return number
+def _whole_number(low: int, high: int, what: str) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+        return int(text)
+
+    return parse
 
 
-def _port(text: str) -> int:
-    number = int(text)
-    if not 0 < number < 65536:
-        raise argparse.ArgumentTypeError(f"{text} is not a port: 1 to 65535")
-    return number
+_positive = _whole_number(1, 10**9, "a whole number above 0")
+_not_negative = _whole_number(0, 2**31, "a whole number from 0")
+_port = _whole_number(1, 65535, "a port from 1 to 65535")

@@ -18,7 +18,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lldwatch import Monitor
-from lldwatch.errors import LldwatchError
+from lldwatch.errors import InputError, LldwatchError
 from lldwatch.follow import Follower
 from lldwatch.report import write_text
 from lldwatch.run import Run
@@ -43,6 +43,8 @@ def run_demo(scenario: str, seed: int, steps: int, out: Path | None, port: int |
         LldwatchError: the run directory is taken, or the dashboard cannot be served.
     """
     run_dir = out or _next_free(Path("runs"), f"demo-{scenario}")
+    if out is not None and out.exists():
+        raise InputError(f"{out} is there already: give --out a new folder")
     run_dir.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.nullcontext() if port is None else _dashboard(run_dir.parent, port):
         if port is not None:
@@ -65,13 +67,16 @@ def _train(run_dir: Path, scenario: str, seed: int, steps: int) -> None:
     config = {"scenario": scenario, "seed": seed, "updates_per_batch": settings.updates_per_batch}
     with (
         Monitor(run_dir, trainer="search_world", config=config, planned_steps=steps) as monitor,
-        tqdm(total=steps, unit="step", desc="healthy") as bar,
+        tqdm(total=steps, unit="step", desc="healthy", disable=None) as bar,
     ):
 
         def show(result: StepResult) -> None:
-            bar.set_description(monitor.diagnosis.stage.label, refresh=False)
+            stage = monitor.diagnosis.stage.label
+            bar.set_description(stage, refresh=False)
             bar.set_postfix(reward=f"{result.reward:.2f}", refresh=False)
             bar.update()
+            if bar.disable and (result.step % 10 == 0 or result.step == steps):  # a pipe or a log file
+                print(f"step {result.step} of {steps}  reward {result.reward:.2f}  {stage}", flush=True)
 
         train(policy, settings, seed, steps, monitor, show)
 
@@ -80,6 +85,8 @@ def _base_policy() -> Policy:
     with tqdm(unit="step", desc="base policy (once)", disable=None, leave=False) as bar:
 
         def show(done: int, total: int) -> None:
+            if bar.disable and done == 1:
+                print("training the base policy, once: half a minute or more", flush=True)
             bar.total = total
             bar.update(done - bar.n)
 
@@ -98,8 +105,10 @@ def _dashboard(root: Path, port: int) -> Iterator[None]:
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", port)) == 0:
             raise LldwatchError(f"port {port} is taken: choose another with --port, or --no-dashboard")
-    command = [sys.executable, "-m", "lldwatch", "dashboard", str(root), "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "lldwatch", "dashboard", str(root), "--port", str(port), "--until-eof"]
+    # its standard input ends with this process, however that ends: no dashboard is left behind
+    pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
+    process = subprocess.Popen(command, text=True, stdin=pipe, stdout=nowhere, stderr=pipe)
     try:
         deadline = time.monotonic() + _START_SECONDS
         while not _answers(port):

@@ -19,7 +19,7 @@ from lldwatch.trends import Confirmed
 
 _ADVICE = {
     Family.LLD_SPIRAL: (
-        "make fewer optimizer updates on each rollout batch{reuse}: where reuse is the cause, nothing helped more",
+        "make fewer optimizer updates on each rollout batch{reuse}: the usual cause of displacement is reuse",
         "add a likelihood-preserving term (LLDS, arXiv:2512.04220) on the correct responses of earlier batches",
         "add a KL penalty to the reference policy, or lower the learning rate",
         "go back to the last checkpoint before step {onset}",

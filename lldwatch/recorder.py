@@ -58,7 +58,7 @@ class Recorder:
         info: what `run.json` says of the run.
         resume: go on writing a run that is there (as a new attempt) instead of refusing it.
         steps_per_part: seal a part after this many steps,
-        seconds_per_part: or after this many seconds.
+        seconds_per_part: or after this many seconds; the first parts sooner (2 s, 4 s, ...).
         queue_steps: steps that may wait for a slow disk before further ones are dropped (and counted).
 
     Raises:
@@ -202,7 +202,8 @@ class Recorder:
     def _seal_if_due(self) -> None:
         """Steps that wait come first: what is not yet live is lost in a crash."""
         waiting = 1 if self._queue.empty() else 2
-        old = time.monotonic() - self._sealed_at >= waiting * self._seconds_per_part
+        period = min(self._seconds_per_part, 2.0 * (self._number + 1))  # a young run is soon readable as Parquet
+        old = time.monotonic() - self._sealed_at >= waiting * period and any(self._batches.values())
         if old or len(self._batches["steps"]) >= waiting * self._steps_per_part:
             self._seal()
 

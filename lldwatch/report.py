@@ -39,7 +39,8 @@ def _healthy(diagnosis: Diagnosis) -> str:
     if diagnosis.first_warning is not None:
         return f"Nothing points to a collapse any more; there was a warning at step {diagnosis.first_warning}."
     if skipped:
-        return f"Nothing points to a collapse, but {skipped} of {len(diagnosis.checks)} checks could not be made."
+        made = f"{len(diagnosis.checks) - skipped} of {len(diagnosis.checks)}"
+        return f"Nothing points to a collapse so far, but only {made} checks could be made."
     return "Nothing points to a collapse."
 
 
@@ -71,7 +72,9 @@ def write_text(follower: Follower, out: TextIO) -> None:
     """
     run, diagnosis = follower.run, follower.diagnosis
     state = f"ended {run.info.ended}" if run.ended else "still running, or killed"
-    print(f"{run.path}: {len(follower.observations)} steps, {run.info.trainer or 'unknown trainer'}, {state}", file=out)
+    planned = f" of {run.info.planned_steps}" if run.info.planned_steps else ""
+    steps = f"{len(follower.observations)}{planned} steps"
+    print(f"{run.path}: {steps}, {run.info.trainer or 'unknown trainer'}, {state}", file=out)
     for line in _timeline(diagnosis):
         print(line, file=out)
     if diagnosis.evidence:
@@ -81,9 +84,14 @@ def write_text(follower: Follower, out: TextIO) -> None:
     for check in diagnosis.checks:
         print(f"  [{_MARKS[check.status]:>4}] {check.name}: {check.reason}", file=out)
     if diagnosis.advice:
-        print("\nWhat to do, what helped most first", file=out)
+        print("\nWhat to do", file=out)
         for number, line in enumerate(diagnosis.advice, 1):
             print(f"  {number}. {line}", file=out)
+    events = [event for event in run.events().to_pylist() if event["kind"] != "start"]
+    if events:
+        print("\nEvents", file=out)
+        for event in events:
+            print(f"  step {event['step']:>5}  {event['kind']}: {event['detail'].splitlines()[0]}", file=out)
     if run.problems:
         print("\nFiles that could not be used", file=out)
         for line in run.problems:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lldwatch import SIGNALS, Run
+from lldwatch import SIGNALS, Run, diagnose
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -73,21 +73,22 @@ def test_the_example_loop_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.
             super().__init__()
             self.embedding = torch.nn.Embedding(11, 11)
 
-        def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        def forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
             tokens = batch["tokens"]
             scores = torch.log_softmax(self.embedding(tokens.roll(1, -1)), -1)
-            return scores.gather(-1, tokens[..., None])[..., 0]
+            return scores.gather(-1, tokens[..., None])[..., 0], -(scores.exp() * scores).sum(-1)
 
     policy = Policy()
     names = {
         "policy": policy,
-        "loader": list(batches(12)),
+        "loader": list(batches(20)),
         "optimizer": torch.optim.Adam(policy.parameters()),
         "grpo_loss": lambda log_probs, batch: -(log_probs * batch["advantages"][:, None]).mean(),
     }
     code = block("example: loop").removeprefix("```python\n").removesuffix("```")
     exec(compile(code, str(README), "exec"), names)  # the README's own lines are the test
     run = Run(tmp_path / "runs" / "search")
-    assert [observation.step for observation in run.observations()] == list(range(1, 13))
+    assert [observation.step for observation in run.observations()] == list(range(1, 21))
     assert run.observations()[-1].cross_update_change is not None
-    assert run.responses().num_rows == 12 * 8
+    assert run.responses().num_rows == 20 * 8
+    assert "skipped" not in {check.status for check in diagnose(run.observations())[-1].checks}

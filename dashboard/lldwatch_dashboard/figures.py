@@ -88,7 +88,7 @@ def stage_labels(stages: Sequence[Band], palette: Palette) -> list[dict[str, Any
         late = band.begin > 0.7 * last_step
         labels.append(
             {
-                "text": f"{band.stage.label} from {band.begin + 0.5:.0f}",
+                "text": f"{band.stage.label}, known at {band.begin + 0.5:.0f}",
                 "x": band.begin,
                 "xref": "x",
                 "y": 1,
@@ -162,7 +162,14 @@ def _layout(palette: Palette, revision: str) -> dict[str, Any]:
         "dragmode": "zoom",
         "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": palette.muted, "activecolor": palette.ink},
         "showlegend": False,
-        "xaxis": {**line, "anchor": last, "title": {"text": "step"}, "zeroline": False, "unifiedhovertitle": {}},
+        "xaxis": {
+            **line,
+            "anchor": last,
+            "title": {"text": "step"},
+            "zeroline": False,
+            "unifiedhovertitle": {},
+            "tickformat": ",d",
+        },
     }
     layout["xaxis"] |= {"showspikes": True, "spikemode": "across", "spikesnap": "hovered data", "spikethickness": 1}
     layout["xaxis"] |= {"spikecolor": palette.muted, "spikedash": "dot", "unifiedhovertitle": {"text": "step %{x}"}}

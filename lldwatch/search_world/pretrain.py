@@ -72,7 +72,7 @@ def base_policy(
     """
     path = cache_path(settings, cache_dir)
     policy = _new_policy(settings)
-    if path.exists():
+    if path.is_file():
         try:
             policy.load_state_dict(torch.load(path, weights_only=True))
             return policy
@@ -80,7 +80,10 @@ def base_policy(
             log.warning("lldwatch: rebuilding the damaged cache file %s (%s)", path, type(error).__name__)
             policy = _new_policy(settings)
     train_supervised(policy, settings, progress)
-    _write_atomically(policy, path)
+    try:
+        _write_atomically(policy, path)
+    except OSError as error:
+        log.warning("lldwatch: %s cannot be written (%s): the policy is trained again next time", path, error.strerror)
     return policy
 
 

@@ -57,14 +57,18 @@ def test_the_stage_is_a_band_behind_all_panels_and_is_named() -> None:
     figure = run_figure(OBSERVATIONS, DIAGNOSES)
     band = next(shape for shape in figure.layout.shapes if shape.name == "decay")
     assert (band.x0, band.x1, band.y0, band.layer) == (30.5, 40.5, 0, "below")
-    assert [note.text for note in figure.layout.annotations] == ["decay from 31"]
+    assert [note.text for note in figure.layout.annotations] == ["decay, known at 31"]
     assert trace(figure, "stage").text == ("decay",) * 10
 
 
 def test_labels_of_flickering_stages_do_not_lie_on_each_other() -> None:
     flicker = [Band(Stage.STAGNATION, step, step + 1) for step in range(100, 140, 2)]
     labels = stage_labels([*flicker, Band(Stage.DECAY, 141, 143)], LIGHT)
-    assert [label["text"] for label in labels] == ["stagnation from 100", "stagnation from 136", "decay from 142"]
+    assert [label["text"] for label in labels] == [
+        "stagnation, known at 100",
+        "stagnation, known at 136",
+        "decay, known at 142",
+    ]
     assert labels[1]["yshift"] != labels[2]["yshift"]
 
 

@@ -20,7 +20,7 @@ def summary(diagnosis: Diagnosis | None = None, **more: object) -> Summary:
     [
         (Diagnosis(), "No step has been recorded yet"),
         (Diagnosis(step=1, checks=(SKIPPED,)), "Too early to say"),
-        (Diagnosis(step=9, checks=(OK, SKIPPED)), "1 of 2 checks could not be made"),
+        (Diagnosis(step=9, checks=(OK, SKIPPED)), "only 1 of 2 checks could be made"),
         (Diagnosis(step=9, checks=(OK,)), "Nothing points to a collapse."),
         (Diagnosis(step=9, checks=(OK,), first_warning=4), "there was a warning at step 4"),
         (Diagnosis(step=9, stage=Stage.STAGNATION, onsets={Stage.STAGNATION: 5}), "Since about step 5"),

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
@@ -41,8 +42,9 @@ def test_the_demo_ends_with_the_right_verdict(
     assert Run(run).responses().num_rows == 80 * 60 * (4 if scenario == "collapse" else 1)
 
 
-def test_the_live_dashboard_is_served_while_it_trains_and_until_it_is_interrupted(
-    tmp_path: Path, environment: dict[str, str]
+@pytest.mark.parametrize(("how", "status"), [(signal.SIGINT, 0), (signal.SIGKILL, -signal.SIGKILL)])
+def test_the_live_dashboard_is_served_while_it_trains_and_ends_with_it(
+    tmp_path: Path, environment: dict[str, str], how: signal.Signals, status: int
 ) -> None:
     port = free_port()
     command = [sys.executable, "-u", "-m", "lldwatch", "demo", "--steps", "3", "--port", str(port)]
@@ -54,10 +56,13 @@ def test_the_live_dashboard_is_served_while_it_trains_and_until_it_is_interrupte
         for line in demo.stdout:
             if "until Ctrl-C" in line:
                 break
-        demo.send_signal(signal.SIGINT)
-        assert demo.wait(timeout=20) == 0
-    with pytest.raises(OSError, match="refused"):
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2)
+        demo.send_signal(how)
+        assert demo.wait(timeout=20) == status
+    for _ in range(100):
+        if not answers(port):
+            break
+        time.sleep(0.1)
+    assert not answers(port)
 
 
 def test_a_taken_port_is_said_in_one_line(tmp_path: Path, environment: dict[str, str]) -> None:
@@ -72,6 +77,14 @@ def test_a_taken_port_is_said_in_one_line(tmp_path: Path, environment: dict[str,
     assert demo.stderr.splitlines() == [
         f"lldwatch: port {port} is taken: choose another with --port, or --no-dashboard"
     ]
+
+
+def answers(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2):
+            return True
+    except OSError:
+        return False
 
 
 def free_port() -> int:
