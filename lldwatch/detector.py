@@ -19,7 +19,7 @@ from lldwatch.trends import Confirmed
 
 _ADVICE = {
     Family.LLD_SPIRAL: (
-        "make fewer optimizer updates on each rollout batch{reuse}: the usual cause of displacement is reuse",
+        "make fewer optimizer updates on each rollout batch{reuse}: in the miniature this alone keeps the run alive",
         "add a likelihood-preserving term (LLDS, arXiv:2512.04220) on the correct responses of earlier batches",
         "add a KL penalty to the reference policy, or lower the learning rate",
         "go back to the last checkpoint before step {onset}",
