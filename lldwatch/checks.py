@@ -102,7 +102,7 @@ class Displacement(StepCheck):
         """Take one step in; a step without the probe says nothing."""
         if observation.log_prob_correct is not None:
             self._cost.add(-observation.log_prob_correct)
-        self._floor = max(self._floor, _finite(observation.noise_floor) or 0.0)
+        self._floor = _finite(observation.noise_floor) or self._floor
         change, error = _finite(observation.cross_update_change), _finite(observation.cross_update_error)
         if change is None:
             return
@@ -110,16 +110,21 @@ class Displacement(StepCheck):
         self._scatter.add(change)
         if error:
             self._error.add(error)
-        noise = self._noise(error or 0.0)
+        noise = self._noise(error or 0.0, observation.cross_update_responses or 1)
         if noise > 0.0:
             allowed = max(self._pace() / 2, self._cusum.allowance * noise)
             self._cusum.add((-change - allowed) / noise + self._cusum.allowance, observation.step)
 
-    def _noise(self, error: float) -> float:
-        """Standard deviation of one step's change when nothing happens; nats per token."""
+    def _noise(self, error: float, responses: int) -> float:
+        """Standard deviation of one step's change when nothing happens; nats per token.
+
+        The A/A floor is that of single responses, so their mean has it divided by the root of their number. A quarter
+        of the pace that matters is the least: equal numbers must not make an infinite signal.
+        """
         scatter = self._scatter.spread if self._scatter.ready else 0.0
         usual = self._error.so_far
-        return max(error, scatter, self._floor, usual if math.isfinite(usual) else 0.0)
+        floor = self._floor / math.sqrt(max(responses, 1))
+        return max(error, scatter, floor, usual if math.isfinite(usual) else 0.0, self._pace() / 4)
 
     def _pace(self) -> float:
         cost = self._cost.so_far
@@ -133,14 +138,14 @@ class Displacement(StepCheck):
                 "skipped",
                 "needs cross_update_change: nothing was re-scored (lldwatch.probes.CrossUpdateProbe)",
             ), None
-        mean, pace = self._changes.mean, -self._pace()
+        mean, limit = self._changes.mean, -self._pace() / 2
         words = (
-            f"earlier correct responses {mean:+.3g} nats/token a step (matters below {pace:+.3g}), "
+            f"earlier correct responses {mean:+.3g} nats/token a step (counts below {limit:+.3g}), "
             f"summed up {self._cusum.total:.1f} sigma (limit {self._cusum.limit:.1f})"
         )
         if self.since is None:
             return Check(self.name, "ok", words), None
-        evidence = Evidence("cross_update_change", mean, 0.0, pace, self.since, f"{PAPER}, Sec. 3")
+        evidence = Evidence("cross_update_change", mean, 0.0, limit, self.since, f"{PAPER}, Sec. 3")
         return Check(self.name, "critical", f"{words}, since step {self.since}"), evidence
 
 
@@ -199,8 +204,9 @@ class Level(StepCheck):
 class RewardLost(StepCheck):
     """Has the reward gone, and stayed away?
 
-    Speaks when the mean of the last `window` rewards stays below half of its running peak, counted from 0 or, where
-    rewards are negative, from the lowest mean so far, and the fall is more than `sigmas` standard errors.
+    Speaks when the mean of the last `reward_window` rewards stays below half of its running peak, counted from 0 or,
+    where the first mean was negative, from that; a peak that is itself not above 0 must be doubled. The fall must be
+    more than `sigmas` standard errors.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -230,7 +236,9 @@ class RewardLost(StepCheck):
         self._confirmed.update(mean < self._limit() and self.falling, observation.step)
 
     def _limit(self) -> float:
-        return (self._peak + self._origin) / 2
+        if self._peak > 0:
+            return (self._peak + self._origin) / 2
+        return self._peak - max(-self._peak, self._peak - self._origin)
 
     def result(self) -> tuple[Check, Evidence | None]:
         """Reward and peak in words."""
@@ -248,6 +256,7 @@ class RewardLost(StepCheck):
 
 _FINITE = (
     "loss",
+    "reward",
     "grad_norm",
     "grad_norm_max",
     "entropy",
@@ -270,12 +279,15 @@ class Finite(StepCheck):
     def __init__(self, settings: Settings) -> None:
         super().__init__("numerical", settings)
         self._column, self._value = "", math.nan
-        self._seen = False
+        self._seen = self._grad_norm_seen = False
 
     def update(self, observation: Observation) -> None:
         """Take one step in."""
         values = {name: number for name in _FINITE if (number := getattr(observation, name)) is not None}
         self._seen = self._seen or bool(values)
+        self._grad_norm_seen = self._grad_norm_seen or math.isfinite(values.get("grad_norm", math.nan))
+        if not self._grad_norm_seen:  # a loss scaler begins with overflows until it has found its scale
+            values = {name: number for name, number in values.items() if not name.startswith("grad_norm")}
         broken = next((name for name, number in values.items() if not math.isfinite(number)), None)
         if broken is not None:
             self._column, self._value = broken, values[broken]
@@ -284,7 +296,7 @@ class Finite(StepCheck):
     def result(self) -> tuple[Check, Evidence | None]:
         """Which value broke."""
         if not self._seen:
-            return Check(self.name, "skipped", "needs loss, grad_norm or entropy"), None
+            return Check(self.name, "skipped", "needs loss, reward, grad_norm or entropy"), None
         if self.since is None:
             return Check(self.name, "ok", "loss, gradient norm and log-probs are finite"), None
         evidence = Evidence(self._column, self._value, None, None, self.since, "IEEE 754")

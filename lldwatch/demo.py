@@ -9,6 +9,7 @@ import contextlib
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -106,14 +107,15 @@ def _dashboard(root: Path, port: int) -> Iterator[None]:
         if probe.connect_ex(("127.0.0.1", port)) == 0:
             raise LldwatchError(f"port {port} is taken: choose another with --port, or --no-dashboard")
     command = [sys.executable, "-m", "lldwatch", "dashboard", str(root), "--port", str(port), "--until-eof"]
+    said = tempfile.TemporaryFile("w+")  # noqa: SIM115  # a pipe that nobody reads would stop the dashboard when full
     # its standard input ends with this process, however that ends: no dashboard is left behind
-    pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
-    process = subprocess.Popen(command, text=True, stdin=pipe, stdout=nowhere, stderr=pipe)
+    process = subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said)
     try:
         deadline = time.monotonic() + _START_SECONDS
         while not _answers(port):
             if process.poll() is not None:
-                words = (process.stderr.read() if process.stderr else "").strip().splitlines()
+                said.seek(0)
+                words = said.read().strip().splitlines()
                 raise LldwatchError(words[-1].removeprefix("lldwatch: ") if words else "the dashboard did not start")
             if time.monotonic() > deadline:
                 raise LldwatchError(f"the dashboard does not answer on port {port}: try --port, or --no-dashboard")

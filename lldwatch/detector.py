@@ -10,10 +10,11 @@ wants a second sign as well, unless none is measured.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from lldwatch.checks import Displacement, Finite, Level, RewardLost, Settings, StepCheck
-from lldwatch.diagnosis import Diagnosis, Evidence, Family, Stage
+from lldwatch.diagnosis import Diagnosis, Family, Stage
 from lldwatch.schema import Observation
 from lldwatch.trends import Confirmed
 
@@ -87,7 +88,7 @@ class CollapseDetector:
         onsets = {s: k for s, k in before.onsets.items() if s <= stage}
         if stage is not Stage.HEALTHY and stage not in known:
             known[stage] = observation.step
-            onsets[stage] = self._onset(stage, evidence, observation.step)
+            onsets[stage] = self._onset(stage, observation.step)
         warned = before.first_warning
         self.diagnosis = Diagnosis(
             step=observation.step,
@@ -120,9 +121,10 @@ class CollapseDetector:
 
     def _second_sign(self) -> bool:
         """The displacement is not the benign one of a policy that grows certain of other correct answers."""
-        certain = self._entropy.distance < -1.0 or self._likelihood.distance < -1.0
+        distances = [d for d in (self._entropy.distance, self._likelihood.distance) if math.isfinite(d)]
+        not_certain = bool(distances) and min(distances) >= -1.0
         moved = self._entropy.speaks or self._likelihood.speaks or self._reward.falling
-        return self._displacement.speaks and (moved or not certain)
+        return self._displacement.speaks and (moved or not_certain)
 
     def _family(self, stage: Stage) -> Family | None:
         if self._finite.speaks:
@@ -130,9 +132,16 @@ class CollapseDetector:
         displaced = self._displacement.speaks or self.diagnosis.family is Family.LLD_SPIRAL
         return Family.LLD_SPIRAL if stage >= Stage.STAGNATION and displaced else None
 
-    def _onset(self, stage: Stage, evidence: tuple[Evidence, ...], step: int) -> int:
-        """When the last sign that the stage needed began."""
-        return max((item.since for item in evidence if item.since <= step), default=step)
+    def _onset(self, stage: Stage, step: int) -> int:
+        """When the signs that the stage rests on had begun."""
+        displaced = self._displacement.since or step
+        if stage is Stage.STAGNATION:
+            return displaced
+        if stage is Stage.DECAY:
+            second = [check.since for check in (self._entropy, self._likelihood) if check.since is not None]
+            return max(displaced, min(second, default=displaced))
+        broken = self._finite.since if self._finite.speaks else self._reward.since
+        return step if broken is None else broken
 
 
 def diagnose(observations: Iterable[Observation], detector: CollapseDetector | None = None) -> list[Diagnosis]:

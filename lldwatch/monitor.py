@@ -43,7 +43,8 @@ def _never_hurt(method: Method) -> Method:
         except Exception as error:
             if self._steps_closed == 0 and isinstance(error, LldwatchError):
                 raise
-            self._say_once("error", f"Monitor.{method.__name__} failed: {traceback.format_exc()}", step)
+            words = f"Monitor.{method.__name__} failed: {type(error).__name__}: {error}\n{traceback.format_exc()}"
+            self._say_once("error", words, step)
 
     return cast(Method, guarded)
 
@@ -164,7 +165,8 @@ class Monitor:
 
         Args:
             step: the trainer's own number; without it the last one plus 1, from 1. A number that goes back means that
-                the training went back to an earlier checkpoint: the steps from there on are replaced.
+                the training went back to an earlier checkpoint: the steps from there on are replaced (the past is
+                read again, which may take as long as a checkpoint does).
             scalars: fields of `Observation`, such as `grad_norm`, `loss`, `learning_rate`; numbers, or tensors with
                 one element. What is given here wins over what the responses say.
 
@@ -194,6 +196,11 @@ class Monitor:
     @_never_hurt
     def _close_step(self, step: int | None, scalars: dict[str, Any]) -> None:
         last, kept = self._last_step, False
+        if last is not None and step == last:
+            self._complain(f"step {step} was given again: call step() once a step; its rows count for the next one")
+            return
+        if isinstance(step, int) and last is not None and step < last:
+            self._probes.clear()  # they compare the policy with one that was given up
         try:
             wanted = self._open_step if step is None else step
             observation = Observation(step=wanted, time=time.time(), **self._gathered(self._numbers(scalars)))
@@ -213,7 +220,7 @@ class Monitor:
     def _gathered(self, scalars: dict[str, float]) -> dict[str, Any]:
         """The step's fields: what the rows say, then what the updates said, then what the step says."""
         with np.errstate(all="ignore"):  # inf - inf
-            means = {name: float(np.mean(values)) for name, values in self._update_scalars.items()}
+            means = {name: _of_updates(name, values) for name, values in self._update_scalars.items()}
         if "grad_norm" in self._update_scalars:
             means["grad_norm_max"] = float(np.max(self._update_scalars["grad_norm"]))  # NaN stays NaN
         elif "grad_norm" in scalars:
@@ -280,3 +287,10 @@ class Monitor:
 
     def _event(self, kind: str, detail: str) -> None:
         self._recorder.event(-1 if self._last_step is None else self._last_step, kind, detail)
+
+
+def _of_updates(name: str, values: list[float]) -> float:
+    """One number for the updates of a step: settings as they were last, a maximum as such, the mean of the others."""
+    if name in ("learning_rate", "updates_per_batch", "llds_coefficient"):
+        return values[-1]
+    return float(np.max(values) if name == "grad_norm_max" else np.mean(values))

@@ -75,7 +75,7 @@ class CrossUpdateProbe:
             group: (batch,) int, identity of each prompt.
 
         Returns:
-            The rows for `Monitor.probe`; none at the first step, or when there was no correct response. Nothing is
+            The rows for `Monitor.probe`; a cross-update row needs a correct response of the step before. Nothing is
             raised here: what went wrong stands in `error`, and `Monitor.probe` raises it in the first step only.
         """
         try:

@@ -83,8 +83,8 @@ class Recorder:
         self._batches: dict[str, list[pa.RecordBatch]] = {table: [] for table in TABLES}
         self._live: dict[str, tuple[pa.OSFile, Any]] = {}
         self._live_works, self._live_steps = True, 0
-        self._warned, self._closed = False, False
-        self._number, self._sealed_at = 0, time.monotonic()
+        self._warned, self._closed, self._process = False, False, os.getpid()
+        self._number, self._steps_sealed, self._sealed_at = 0, 0, time.monotonic()
         previous = _open_directory(self.path, resume)
         self._lock = _take_lock(self.path)
         self.info = replace(info, started=info.started or _now())
@@ -144,7 +144,7 @@ class Recorder:
 
     def close(self) -> None:
         """Write everything, seal the last part, and note the end in `run.json`. A second call does nothing."""
-        if self._closed:
+        if self._closed or os.getpid() != self._process:  # a forked worker must not end the run of its parent
             return
         self._closed = True
         atexit.unregister(self.close)
@@ -201,10 +201,11 @@ class Recorder:
 
     def _seal_if_due(self) -> None:
         """Steps that wait come first: what is not yet live is lost in a crash."""
-        waiting = 1 if self._queue.empty() else 2
+        waiting, steps = 1 if self._queue.empty() else 2, len(self._batches["steps"])
         period = min(self._seconds_per_part, 2.0 * (self._number + 1))  # a young run is soon readable as Parquet
         old = time.monotonic() - self._sealed_at >= waiting * period and any(self._batches.values())
-        if old or len(self._batches["steps"]) >= waiting * self._steps_per_part:
+        enough = steps >= min(self._steps_sealed // 10, self._steps_per_part)  # slow steps: no part for each
+        if (old and enough) or steps >= waiting * self._steps_per_part:
             self._seal()
 
     def _append_live(self, table: str, batch: pa.RecordBatch) -> None:
@@ -230,6 +231,7 @@ class Recorder:
                     folder = self.path / table
                     folder.mkdir(exist_ok=True)
                     write_part(pa.Table.from_batches(self._batches[table]), self._segment().part(folder))
+            self._steps_sealed += len(self._batches["steps"])
             self._next_segment(keep_live=False)
         kept = len(self._batches["steps"])
         if kept >= 4 * self._steps_per_part or (last and any(self._batches.values())):

@@ -38,6 +38,9 @@ def _healthy(diagnosis: Diagnosis) -> str:
         return "Too early to say: no check has the data it needs yet."
     if diagnosis.first_warning is not None:
         return f"Nothing points to a collapse any more; there was a warning at step {diagnosis.first_warning}."
+    moved = [check.name.replace("_", " ") for check in diagnosis.checks if check.status == "warning"]
+    if moved:
+        return f"Nothing points to a collapse yet, but {' and '.join(moved)} left what was normal in the warm-up."
     if skipped:
         made = f"{len(diagnosis.checks) - skipped} of {len(diagnosis.checks)}"
         return f"Nothing points to a collapse so far, but only {made} checks could be made."
@@ -91,7 +94,7 @@ def write_text(follower: Follower, out: TextIO) -> None:
     if events:
         print("\nEvents", file=out)
         for event in events:
-            print(f"  step {event['step']:>5}  {event['kind']}: {event['detail'].splitlines()[0]}", file=out)
+            print(f"  step {event['step']:>5}  {event['kind']}: {event['detail'].partition(chr(10))[0]}", file=out)
     if run.problems:
         print("\nFiles that could not be used", file=out)
         for line in run.problems:

@@ -89,7 +89,7 @@ _ROWS = (
         "change_positive",
         "In-batch change, advantage > 0",
         "nats/token",
-        "How the updates moved the responses they trained on. Has the wrong sign during the spiral: never a headline.",
+        "How the updates moved what they trained on; 0 if a batch is used once. Has the wrong sign in the spiral.",
         "At or above 0, healthy or not.",
         "own measurement",
     ),

@@ -101,7 +101,32 @@ def test_a_log_of_rewards_alone_can_still_collapse() -> None:
     last = folded(lambda step, noise: {"reward": lost(step, noise)["reward"]}, 0)[-1]
     assert last.stage is Stage.COLLAPSE
     skipped = {check.name for check in last.checks if check.status == "skipped"}
-    assert skipped == {"likelihood_displacement", "likelihood_of_correct", "entropy", "grad_norm", "numerical"}
+    assert skipped == {"likelihood_displacement", "likelihood_of_correct", "entropy", "grad_norm"}
+
+
+def test_displacement_without_a_second_sign_is_no_more_than_stagnation() -> None:
+    steps = (Observation(step=step, cross_update_change=-0.1, cross_update_error=0.01) for step in range(1, 60))
+    diagnoses = diagnose(steps)
+    assert {diagnosis.stage for diagnosis in diagnoses} == {Stage.HEALTHY, Stage.STAGNATION}
+    assert diagnoses[-1].first_warning is None
+
+
+@pytest.mark.parametrize("noise", [{"noise_floor": 0.5}, {}])
+def test_neither_one_noisy_score_nor_a_missing_error_hides_a_displacement(noise: dict[str, float]) -> None:
+    usual = {"log_prob_correct": -0.2, "entropy": 0.3, "cross_update_change": -0.1, "cross_update_responses": 64}
+    diagnoses = diagnose(Observation(step=step, **usual, **(noise if step == 1 else {})) for step in range(1, 60))
+    assert diagnoses[-1].stage is Stage.DECAY
+
+
+def test_a_reward_below_zero_that_wavers_is_not_lost() -> None:
+    noise = random.Random(0)
+    for diagnosis in folded(lambda step, _: {"reward": (-0.2 if step < 20 else -0.22) + noise.gauss(0, 0.003)}, 0):
+        assert diagnosis.stage is Stage.HEALTHY
+
+
+def test_a_loss_scaler_that_overflows_at_the_start_is_no_broken_arithmetic() -> None:
+    steps = [Observation(step=step, loss=0.1, grad_norm=math.inf if step < 5 else 1.0) for step in range(1, 10)]
+    assert {diagnosis.stage for diagnosis in diagnose(steps)} == {Stage.HEALTHY}
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf])

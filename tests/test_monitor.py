@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -433,3 +434,39 @@ def test_resuming_where_there_is_no_run_starts_one(run_dir: Path) -> None:
         assert monitor.step().step == 1
     assert Run(run_dir).info.attempt == 0
     assert events(run_dir, "resume") == []
+
+
+def test_a_step_that_is_given_again_keeps_its_rows_for_the_next(monitor: Monitor, run_dir: Path) -> None:
+    for step in (1, 2, 2, 3):
+        monitor.observe(batch())
+        monitor.step(step, loss=float(step))
+    monitor.close()
+    run = Run(run_dir)
+    assert [step.step for step in run.observations()] == [1, 2, 3]
+    assert run.info.attempt == 0
+    assert run.responses()["step"].to_pylist() == [step for step in (1, 2, 3, 3) for _ in range(len(batch()))]
+    (event,) = events(run_dir, "bad_input")
+    assert "step 2 was given again" in event["detail"]
+
+
+def test_a_forked_worker_does_not_end_the_run(monitor: Monitor, run_dir: Path) -> None:
+    monitor.step()
+    monitor._recorder.flush()
+    child = os.fork()
+    if child == 0:
+        monitor._recorder.close()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert not Run(run_dir).ended
+    monitor.step()
+    monitor.close()
+    assert len(Run(run_dir).observations()) == 2
+
+
+def test_settings_of_a_step_are_those_of_its_last_update(monitor: Monitor, run_dir: Path) -> None:
+    for rate in (0.25, 0.5):
+        monitor.update(learning_rate=rate, loss=rate)
+    monitor.step()
+    monitor.close()
+    (step,) = Run(run_dir).observations()
+    assert (step.learning_rate, step.loss) == (0.5, 0.375)
