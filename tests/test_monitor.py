@@ -449,6 +449,7 @@ def test_a_step_that_is_given_again_keeps_its_rows_for_the_next(monitor: Monitor
     assert "step 2 was given again" in event["detail"]
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # which is what is tested
 def test_a_forked_worker_does_not_end_the_run(monitor: Monitor, run_dir: Path) -> None:
     monitor.step()
     monitor._recorder.flush()
