@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from numbers import Integral
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
@@ -196,10 +197,11 @@ class Monitor:
     @_never_hurt
     def _close_step(self, step: int | None, scalars: dict[str, Any]) -> None:
         last, kept = self._last_step, False
-        if last is not None and step == last:
+        same_process = last is not None and not self._resuming  # a resumed training may repeat the last recorded step
+        if same_process and step == last:
             self._complain(f"step {step} was given again: call step() once a step; its rows count for the next one")
             return
-        if isinstance(step, int) and last is not None and step < last:
+        if same_process and isinstance(step, Integral) and step < last:
             self._probes.clear()  # they compare the policy with one that was given up
         try:
             wanted = self._open_step if step is None else step

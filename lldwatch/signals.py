@@ -186,13 +186,8 @@ _ROWS = (
 SIGNALS: Mapping[str, Signal] = {signal.name: signal for signal in _ROWS}
 
 
-def evaluate(observation: Observation) -> dict[str, float | None]:
-    """Every signal of one observation; None where a required column is missing. NaN stays NaN: it was measured."""
-    return {name: value(signal, observation) for name, signal in SIGNALS.items()}
-
-
 def value(signal: Signal, observation: Observation) -> float | None:
-    """One signal of one observation; None where a required column is missing."""
+    """One signal of one observation; None where a required column is missing. NaN stays NaN: it was measured."""
     if any(getattr(observation, column) is None for column in signal.requires):
         return None
     return signal.compute(observation)

@@ -471,3 +471,14 @@ def test_settings_of_a_step_are_those_of_its_last_update(monitor: Monitor, run_d
     monitor.close()
     (step,) = Run(run_dir).observations()
     assert (step.learning_rate, step.loss) == (0.5, 0.375)
+
+
+@pytest.mark.parametrize("first", [3, 2, 4])
+def test_a_resumed_training_may_repeat_the_last_recorded_step(run_dir: Path, first: int) -> None:
+    with Monitor(run_dir) as monitor:
+        for step in (1, 2, 3):
+            monitor.step(step, loss=1.0)
+    with Monitor(run_dir, resume=True) as monitor:
+        monitor.step(first, loss=2.0)
+    steps = [(step.step, step.loss) for step in Run(run_dir).observations()]
+    assert steps == [(step, 1.0) for step in range(1, first)] + [(first, 2.0)]

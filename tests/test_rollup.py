@@ -34,7 +34,8 @@ def test_every_field_equals_the_row_by_row_twin(rows: Rows, probes: Rows, cut: i
 
 @given(response_rows(), probe_rows())
 def test_the_fields_are_fields_of_observation(rows: Rows, probes: Rows) -> None:
-    Observation(step=1, **summarise(tables(Responses, rows, 8), tables(Probes, probes, 8)))
+    summary = summarise(tables(Responses, rows, 8), tables(Probes, probes, 8))
+    assert Observation(step=1, **summary).responses == summary.get("responses")
 
 
 @given(response_rows(), st.sampled_from(sorted(Responses(tokens=[1]).columns())))

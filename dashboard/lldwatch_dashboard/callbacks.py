@@ -93,7 +93,7 @@ def register(app: Dash, feed: Feed) -> None:
         State("run-shown", "data"),
     )(show_run)
     for page in ("list", "run"):
-        app.clientside_callback(  # type: ignore[no-untyped-call]
+        app.clientside_callback(  # type: ignore[no-untyped-call]  # dash's is untyped
             ClientsideFunction("lldwatch", "pulse"),
             Output(f"{page}-pulse", "data"),
             Input(f"{page}-tick", "n_intervals"),

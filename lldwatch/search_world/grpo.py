@@ -169,7 +169,7 @@ def _update(
     log_probs, entropy = policy.log_probs(part.tokens)
     loss = grpo_loss(log_probs, part.old_log_probs, advantages, part.response_mask, clip_range)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()  # type: ignore[no-untyped-call]  # torch's is untyped
     if monitor is not None:
         responses = per_response(
             log_probs,

@@ -109,7 +109,7 @@ def train_supervised(
             logits, _ = policy(tokens[:, :-1])
             loss = cross_entropy(logits[trained[:, 1:]], tokens[:, 1:][trained[:, 1:]])
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's is untyped
             torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
             optimizer.step()
             if progress is not None:
