@@ -6,7 +6,16 @@ that need torch are in `lldwatch.hooks` and `lldwatch.probes`; this package itse
 
 from lldwatch.detector import CollapseDetector, diagnose
 from lldwatch.diagnosis import Diagnosis, Family, Stage
-from lldwatch.errors import InputError, LldwatchError, RunError, RunExistsError, RunNotFoundError, SchemaTooNewError
+from lldwatch.errors import (
+    InputError,
+    LldwatchError,
+    RanksError,
+    RunError,
+    RunExistsError,
+    RunNotFoundError,
+    SchemaTooNewError,
+    ScoreError,
+)
 from lldwatch.monitor import Monitor
 from lldwatch.run import Run, list_runs
 from lldwatch.schema import Observation, Probes, Responses, RunInfo
@@ -24,6 +33,7 @@ __all__ = [
     "Monitor",
     "Observation",
     "Probes",
+    "RanksError",
     "Responses",
     "Run",
     "RunError",
@@ -31,6 +41,7 @@ __all__ = [
     "RunInfo",
     "RunNotFoundError",
     "SchemaTooNewError",
+    "ScoreError",
     "Stage",
     "diagnose",
     "list_runs",

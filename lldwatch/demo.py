@@ -79,7 +79,7 @@ def _train(run_dir: Path, scenario: str, seed: int, steps: int) -> None:
             if bar.disable and (result.step % 10 == 0 or result.step == steps):  # a pipe or a log file
                 print(f"step {result.step} of {steps}  reward {result.reward:.2f}  {stage}", flush=True)
 
-        train(policy, settings, seed, steps, monitor, show)
+        train(policy, settings, seed, steps, monitor, show, probes="full")
 
 
 def _base_policy() -> Policy:

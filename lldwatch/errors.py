@@ -3,6 +3,8 @@
 ```
 LldwatchError
 ├── InputError (ValueError)              an argument has the wrong shape, type or value
+├── ScoreError                           the function that a probe was given to score responses raised
+├── RanksError                           the ranks of a distributed training do not answer each other
 └── RunError                           a run directory cannot be used
     ├── RunNotFoundError (FileNotFoundError)    there is no run there
     ├── RunExistsError (FileExistsError)        a run is there already, and was not asked to be resumed
@@ -19,6 +21,14 @@ class LldwatchError(Exception):
 
 class InputError(LldwatchError, ValueError):
     """An argument has the wrong shape, type or value."""
+
+
+class ScoreError(LldwatchError):
+    """The function that a probe was given to score responses raised: out of memory, say."""
+
+
+class RanksError(LldwatchError):
+    """The ranks of a distributed training do not answer each other, or rank 0 failed."""
 
 
 class RunError(LldwatchError):

@@ -9,24 +9,26 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from numbers import Integral
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Protocol, Self, TypeVar, cast
 
 import numpy as np
 
 from lldwatch.detector import CollapseDetector
 from lldwatch.diagnosis import Diagnosis
-from lldwatch.errors import InputError, LldwatchError
+from lldwatch.errors import InputError, LldwatchError, RanksError, ScoreError
+from lldwatch.gathered import Gathered, fields_of, repeated
 from lldwatch.inputs import numbers_of, problem_of
 from lldwatch.recorder import Recorder
-from lldwatch.rollup import summarise
+from lldwatch.rollup import in_batch
 from lldwatch.run import Run
-from lldwatch.schema import Observation, Probes, Responses, RunInfo
+from lldwatch.schema import Gradients, Observation, Probes, Responses, RunInfo
 
 log = logging.getLogger("lldwatch")
 
@@ -48,6 +50,25 @@ def _never_hurt(method: Method) -> Method:
             self._say_once("error", words, step)
 
     return cast(Method, guarded)
+
+
+class Together(Protocol):
+    """The ranks of a distributed training, as `lldwatch.ranks.Ranks` has them."""
+
+    rank: int
+
+    def decide(self, mine: Any, decide: Callable[[Sequence[Any]], Any]) -> Any:
+        """Bring what all ranks have to rank 0, let it decide, and bring the answer to all."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Closed:
+    """What rank 0 makes of a step: the whole run's observation and diagnosis; where a new attempt began, its number."""
+
+    observation: Observation
+    diagnosis: Diagnosis
+    attempt: int
+    resumed: bool
 
 
 class Monitor:
@@ -72,10 +93,13 @@ class Monitor:
         planned_steps: how long the training is meant to be.
         resume: go on with a run that is there.
         detector: with other settings than the default ones.
+        ranks: of a distributed training, `lldwatch.ranks.Ranks()`: each process makes its own Monitor with the same
+            arguments, and calls `step` as often as the others. All get the same diagnosis.
 
     Raises:
         RunExistsError: a run is there already and `resume` is off.
         RunError: the directory cannot be written.
+        RanksError: rank 0 could not open the run, or a rank did not answer.
     """
 
     def __init__(
@@ -87,23 +111,39 @@ class Monitor:
         planned_steps: int | None = None,
         resume: bool = False,
         detector: CollapseDetector | None = None,
+        ranks: Together | None = None,
     ) -> None:
         from lldwatch import __version__
 
         info = RunInfo(
             lldwatch_version=__version__, trainer=trainer, config=dict(config or {}), planned_steps=planned_steps
         )
-        self._recorder = Recorder(run_dir, info, resume=resume)
+        self._ranks, self._rank = ranks, 0 if ranks is None else ranks.rank
+        self._last_step: int | None = None
         self._settings = detector or CollapseDetector()
         self._detector = self._settings.fresh()
         self._diagnosis = self._detector.diagnosis
-        self._last_step = self._last_recorded_step() if resume else None
+        self._open(run_dir, info, resume)
         self._resuming, self._warned = self._last_step is not None, set[str]()
         self._steps_closed = 0
-        self._next_uid = self._recorder.info.attempt << 40  # what an earlier attempt recorded keeps its identity
-        self._begin_step()
+        # what an earlier attempt or another rank recorded keeps its identity
+        self._next_uid = (self._recorder.attempt << 44) + (self._rank << 30)
+        self._step = Gathered()
         if not self._resuming:
             self._event("start", f"{trainer} in process {os.getpid()}")
+
+    def _open(self, run_dir: str | os.PathLike[str], info: RunInfo, resume: bool) -> None:
+        """Rank 0 opens the run, the others with what it found there."""
+
+        def open_first(_: Sequence[None]) -> tuple[RunInfo, int | None]:
+            self._recorder = Recorder(run_dir, info, resume=resume)
+            return self._recorder.info, self._last_recorded_step() if resume else None
+
+        opened: tuple[RunInfo, int | None]
+        opened = open_first(()) if self._ranks is None else self._ranks.decide(None, open_first)
+        info, self._last_step = opened
+        if self._rank:
+            self._recorder = Recorder(run_dir, info, rank=self._rank)
 
     @property
     def diagnosis(self) -> Diagnosis:
@@ -126,13 +166,14 @@ class Monitor:
         if not isinstance(responses, Responses):
             return self._complain(f"responses is a {type(responses).__name__}: expected what per_response returns")
         self._complain(str(responses.error) if responses.error else problem_of(responses))
-        size = len(responses)
+        size, companions = len(responses), responses.companions
+        own: dict[str, Any] = {}
         if responses.uid is None:
-            responses = replace(responses, uid=np.arange(self._next_uid, self._next_uid + size))
+            own["uid"] = np.arange(self._next_uid, self._next_uid + size)
             self._next_uid += size
         if responses.update is None:
-            responses = replace(responses, update=np.full(size, self._updates))
-        self._responses.append(responses)
+            own["update"] = np.full(size, self._step.updates, np.int16)
+        self._step.add((replace(responses, **own) if own else responses).having(companions=companions))
 
     @_never_hurt
     def update(self, **scalars: Any) -> None:
@@ -145,21 +186,40 @@ class Monitor:
         Raises:
             InputError: in the first step, a name is not a field of `Observation`.
         """
-        self._updates += 1
+        self._step.updates += 1
         for name, value in self._numbers(scalars).items():
-            self._update_scalars.setdefault(name, []).append(value)
+            self._step.update_scalars.setdefault(name, []).append(value)
 
     @_never_hurt
     def probe(self, probes: Probes) -> None:
-        """Take in re-scored responses, as `lldwatch.probes` made them.
+        """Take in re-scored responses, as `lldwatch.probes` made them. A score that failed is said once.
 
         Raises:
-            InputError: in the first step, they could not be scored.
+            InputError: in the first step, a tensor or what the score returned has another shape than it should.
         """
         if not isinstance(probes, Probes):
-            return self._complain(f"probes is a {type(probes).__name__}: expected what CrossUpdateProbe returns")
-        self._complain(str(probes.error) if probes.error else None)
-        self._probes.append(probes)
+            return self._complain(f"probes is a {type(probes).__name__}: expected what LikelihoodProbe returns")
+        self._step.add(probes)
+        if probes.note and self._rank == 0:
+            print(f"lldwatch: {probes.note}", file=sys.stderr)
+            self._recorder.event(self._open_step, "probe", probes.note)
+        if isinstance(probes.error, ScoreError):
+            self._say_once("error", str(probes.error), self._open_step)
+        else:
+            self._complain(str(probes.error) if probes.error else None)
+
+    @_never_hurt
+    def gradients(self, gradients: Gradients) -> None:
+        """Take in gradient norms of the parts of the model, as `lldwatch.gradients` measured them; before `update`.
+
+        Raises:
+            InputError: in the first step, they could not be measured.
+        """
+        if not isinstance(gradients, Gradients):
+            return self._complain(f"gradients is a {type(gradients).__name__}: expected what GradientNorms returns")
+        self._complain(str(gradients.error) if gradients.error else None)
+        if gradients.update is None and self._rank == 0:  # the gradient is the same on all ranks
+            self._step.add(replace(gradients, update=np.full(len(gradients), self._step.updates)))
 
     def step(self, step: int | None = None, **scalars: Any) -> Diagnosis:
         """Close the step: record it, and diagnose the run.
@@ -196,49 +256,63 @@ class Monitor:
 
     @_never_hurt
     def _close_step(self, step: int | None, scalars: dict[str, Any]) -> None:
-        last, kept = self._last_step, False
+        last = self._last_step
         same_process = last is not None and not self._resuming  # a resumed training may repeat the last recorded step
         if same_process and step == last:
             self._complain(f"step {step} was given again: call step() once a step; its rows count for the next one")
             return
         if same_process and isinstance(step, Integral) and step < last:
-            self._probes.clear()  # they compare the policy with one that was given up
+            self._step.rows = [rows for rows in self._step.rows if not isinstance(rows, Probes)]  # of a policy given up
         try:
+            self._step.scalars = self._numbers(scalars)
+            self._complain(repeated(self._step.of(Responses)))
             wanted = self._open_step if step is None else step
-            observation = Observation(step=wanted, time=time.time(), **self._gathered(self._numbers(scalars)))
-            resumes = self._resuming or (last is not None and observation.step <= last)
-            if resumes:
-                self._begin_attempt(observation.step)
-            self._recorder.record(observation, self._responses, self._probes)
-            self._last_step, kept = observation.step, True
-            if resumes:
-                self._fold_history(observation.step)
-            self._diagnosis = self._detector.update(observation)
-            self._steps_closed += 1
+            self._follow(self._decided(wanted))
         finally:
-            self._recorder.dropped_steps += bool(self._steps_closed and not kept)
-            self._begin_step()
+            self._recorder.dropped_steps += bool(self._steps_closed and self._last_step == last)
+            self._step = Gathered()
 
-    def _gathered(self, scalars: dict[str, float]) -> dict[str, Any]:
-        """The step's fields: what the rows say, then what the updates said, then what the step says."""
-        with np.errstate(all="ignore"):  # inf - inf
-            means = {name: _of_updates(name, values) for name, values in self._update_scalars.items()}
-        if "grad_norm" in self._update_scalars:
-            means["grad_norm_max"] = float(np.max(self._update_scalars["grad_norm"]))  # NaN stays NaN
-        elif "grad_norm" in scalars:
-            means["grad_norm_max"] = scalars["grad_norm"]
-        return {**summarise(self._responses, self._probes), "updates": max(self._updates, 1), **means, **scalars}
+    def _decided(self, step: Any) -> _Closed:
+        """What rank 0 makes of the step; without other ranks this is rank 0."""
+
+        def decide(parts: Sequence[Gathered]) -> _Closed:
+            return self._diagnosed(Observation(step=step, time=time.time(), **fields_of(parts)))
+
+        if self._ranks is not None:
+            try:
+                return cast(_Closed, self._ranks.decide(self._step.to_send(), decide))
+            except RanksError as error:  # a rank is gone, or was too slow
+                self._ranks = None
+                self._say_once("error", str(error), self._open_step)
+        if self._rank:  # on its own, this rank knows too little for a diagnosis
+            return _Closed(Observation(step=step), self._diagnosis, self._recorder.attempt, False)
+        return decide([self._step])
+
+    def _diagnosed(self, observation: Observation) -> _Closed:
+        """Rank 0: record the step, and diagnose the run."""
+        resumed = self._resuming or (self._last_step is not None and observation.step <= self._last_step)
+        if resumed:
+            self._begin_attempt(observation.step)
+        self._recorder.record(observation, [*self._step.rows, in_batch(self._step.of(Responses))])
+        self._last_step = observation.step
+        if resumed:
+            self._fold_history(observation.step)
+        return _Closed(observation, self._detector.update(observation), self._recorder.attempt, resumed)
+
+    def _follow(self, closed: _Closed) -> None:
+        """Every rank takes over what rank 0 made of the step; the others keep their own rows of it."""
+        if self._rank:
+            if closed.resumed:
+                self._recorder.new_attempt(closed.observation.step - 1, closed.attempt)
+            self._recorder.record(closed.observation, [*self._step.rows, in_batch(self._step.of(Responses))])
+            self._last_step, self._resuming = closed.observation.step, False
+        self._diagnosis = closed.diagnosis
+        self._steps_closed += 1
 
     @property
     def _open_step(self) -> int:
         """The step that is being gathered, as far as can be known before the loop gives its number."""
         return 1 if self._last_step is None else self._last_step + 1
-
-    def _begin_step(self) -> None:
-        self._responses: list[Responses] = []
-        self._probes: list[Probes] = []
-        self._update_scalars: dict[str, list[float]] = {}
-        self._updates = 0
 
     def _last_recorded_step(self) -> int | None:
         recorded = Run(self._recorder.path).observations()
@@ -289,10 +363,3 @@ class Monitor:
 
     def _event(self, kind: str, detail: str) -> None:
         self._recorder.event(-1 if self._last_step is None else self._last_step, kind, detail)
-
-
-def _of_updates(name: str, values: list[float]) -> float:
-    """One number for the updates of a step: settings as they were last, a maximum as such, the mean of the others."""
-    if name in ("learning_rate", "updates_per_batch", "llds_coefficient"):
-        return values[-1]
-    return float(np.max(values) if name == "grad_norm_max" else np.mean(values))

@@ -2,59 +2,126 @@
 
 The in-batch change of positive responses has the wrong sign all the way into a collapse, since an update pushes up what
 it trains on. The headline is therefore the *cross-update* change: the correct responses of the previous step, scored
-before and after this step's updates. Scoring the same responses twice without an update in between (A/A) gives the
-noise floor below which a change means nothing.
+before and after this step's updates. Beside it stand the change of the batch itself (`post_update`), of responses some
+steps old (`lagged`) and of anchors that stay (`fixed`). Scoring the same responses twice without an update in between
+(A/A) gives the noise floor below which a change means nothing. `schema.KINDS` says what each kind compares,
+`probe_plan.PRESETS` how often.
 
 Reference: likelihood change of correct responses, arXiv:2512.04220, Sec. 3 (definition of LLD).
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from lldwatch.errors import InputError
-from lldwatch.schema import Array, Probes, stack_columns
+from lldwatch.columns import RowTable, stack_columns
+from lldwatch.errors import InputError, ScoreError
+from lldwatch.probe_plan import Plan, plan_of
+from lldwatch.rescore import Batch, Held, Score, Scored, action_rows, probe_rows, score_all, token_rows
+from lldwatch.samples import evenly, held_of, pairs
+from lldwatch.schema import Probes
 
-Batch = Mapping[str, Tensor]
-Score = Callable[[Batch], Tensor]
-
-
-@dataclass(slots=True)
-class _Held:
-    """Correct responses of one step, and their log-probs since the last update."""
-
-    batch: dict[str, Tensor]
-    response_mask: Tensor
-    uid: Array | None
-    group: Array | None
-    log_prob: Array
+ANCHOR_STEPS = 4
+"""Fixed anchors are taken from so many steps, the first ones that have correct responses."""
 
 
-class CrossUpdateProbe:
-    """Measures the cross-update likelihood change and the A/A noise floor.
+class LikelihoodProbe:
+    """Measures how each step changes the likelihood of responses, and the A/A noise floor.
 
-    Costs two forward passes of at most `max_responses` responses a step, and a third one each `noise_every` steps.
+    ```python
+    probe = LikelihoodProbe(lambda batch: policy(batch)[0], "standard")
+    ...
+    about = {"response_mask": mask, "correct": rewards > 0, "advantages": advantages, "uid": uid, "group": group}
+    probe.before_update(batch, **about)     # only for post_update
+    ...                                     # the step's optimizer updates
+    monitor.probe(probe.after_update(batch, **about))
+    ```
 
     Args:
-        score: batch -> log-probs (responses, tokens) in nats of the batch's own tokens under the policy as it is now.
-            It must not change the model. It is called without gradient, and the random streams are put back after it.
-            If it is the model itself, dropout is off meanwhile; if it is a function, that is the function's business.
-        max_responses: hold at most this many correct responses of a step, evenly chosen.
-        noise_every: measure the noise floor at the first step and then each so many steps.
+        score: batch -> log-probs (responses, tokens) in nats of the batch's own tokens under the policy as it is now,
+            or a pair of them and the entropies, of the same shape. It must not change the model. It is called without
+            gradient, and the random streams are put back after it. If it is the model itself, dropout is off meanwhile;
+            if it is a function, that is the function's business.
+        preset: `economy`, `standard`, `full`, or a `Plan`; what it costs is said at the first step.
+        micro_batch: score at most so many responses at a time; None: all that are due at once.
+        text: token id -> the token in words, for the table `tokens` (`lambda token: tokenizer.decode([token])`).
+        every_rank: make the same number of forward passes on every rank, also where there is nothing to score, as
+            sharded models want it; None: if torch.distributed is running.
+
+    Raises:
+        InputError: there is no such preset, or `micro_batch` is not at least 1.
     """
 
-    def __init__(self, score: Score, *, max_responses: int = 64, noise_every: int = 10) -> None:
-        if max_responses < 1 or noise_every < 1:
-            raise InputError(f"max_responses={max_responses}, noise_every={noise_every}: both must be at least 1")
-        self._score, self._max_responses, self._noise_every = score, max_responses, noise_every
-        self._held: _Held | None = None
+    def __init__(
+        self,
+        score: Score,
+        preset: str | Plan = "standard",
+        *,
+        micro_batch: int | None = None,
+        text: Callable[[int], str] | None = None,
+        every_rank: bool | None = None,
+    ) -> None:
+        if micro_batch is not None and (not isinstance(micro_batch, int) or micro_batch < 1):
+            raise InputError(f"micro_batch={micro_batch!r}, expected a whole number from 1, or None")
+        self.preset, self.plan = plan_of(preset)
+        self._score, self._micro_batch, self._text = score, micro_batch, text
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        self._every_rank = distributed if every_rank is None else every_rank
+        self._words: dict[int, str] = {}
         self._calls = 0
+        self._seconds = 0.0
+        self._before_called = False
+        self._own_batch: Held | None = None
+        self._previous: Held | None = None
+        self._past: dict[int, Held] = {}
+        self._anchors: list[Held] = []
+        self._own_anchors = False
+        self._error: Exception | None = None
+
+    def set_anchors(
+        self, batch: Batch, *, response_mask: Tensor, uid: Tensor | None = None, group: Tensor | None = None
+    ) -> None:
+        """Take fixed anchors of your own, correct responses, instead of those of the first steps. Before the training.
+
+        Args:
+            batch: as for `after_update`.
+            response_mask: (responses, tokens), 1 on policy tokens.
+            uid: (responses,) int, identity of each response.
+            group: (responses,) int, identity of each prompt.
+
+        Raises:
+            InputError: a tensor has another shape than it should, or the score returned one.
+            ScoreError: the score raised.
+        """
+        correct = torch.ones(len(response_mask), dtype=torch.bool)
+        anchors = held_of(batch, response_mask, correct, step=self._calls, uid=uid, group=group)
+        anchors = anchors.pick(torch.arange(len(response_mask), device=response_mask.device))
+        self._anchors, self._own_anchors = [self._taken(anchors, len(anchors))], True
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def before_update(self, batch: Batch, **about: Any) -> None:
+        """Call once a step, before its first optimizer update; without it `post_update` is not measured.
+
+        Args:
+            batch: as for `after_update`.
+            about: as for `after_update`. Nothing is raised here: what went wrong is said by `after_update`.
+        """
+        began = time.perf_counter()
+        plan, self._own_batch, self._before_called = self.plan, None, True
+        if plan.post_update and self._calls % plan.post_update_every == 0:
+            try:
+                everything = held_of(batch, step=self._calls + 1, **about)
+                self._own_batch = self._take(everything, pairs(everything, plan.post_update), plan.post_update)
+            except Exception as error:
+                self._keep(error)
+        self._seconds += time.perf_counter() - began
 
     def after_update(
         self,
@@ -62,8 +129,11 @@ class CrossUpdateProbe:
         *,
         response_mask: Tensor,
         correct: Tensor,
+        advantages: Tensor | None = None,
         uid: Tensor | None = None,
         group: Tensor | None = None,
+        answer_mask: Tensor | None = None,
+        tokens: Tensor | None = None,
     ) -> Probes:
         """Call once a step, after its last optimizer update.
 
@@ -71,113 +141,137 @@ class CrossUpdateProbe:
             batch: what `score` needs, as tensors whose first dimension is the response.
             response_mask: (batch, tokens), 1 on policy tokens.
             correct: (batch,) bool.
+            advantages: (batch,) or (batch, tokens).
             uid: (batch,) int, identity of each response.
             group: (batch,) int, identity of each prompt.
+            answer_mask: (batch, tokens), 1 on the tokens of the final answer.
+            tokens: (batch, tokens) token ids, for the table `tokens`.
 
         Returns:
-            The rows for `Monitor.probe`; a cross-update row needs a correct response of the step before. Nothing is
-            raised here: what went wrong stands in `error`, and `Monitor.probe` raises it in the first step only.
+            The rows for `Monitor.probe`, with those of `actions` and `tokens` as companions. Nothing is raised here:
+            what went wrong stands in `error`; what could be measured all the same is there.
         """
-        try:
-            return self._measure(batch, response_mask, correct, uid, group)
-        except InputError as error:
-            self._held = None
-            return Probes.unusable(error)
-        except Exception as error:  # whatever the user's function raises
-            self._held = None
-            return Probes.unusable(
-                InputError(f"score failed in the cross-update probe ({type(error).__name__}: {error})")
-            )
-
-    def _measure(
-        self, batch: Batch, response_mask: Tensor, correct: Tensor, uid: Tensor | None, group: Tensor | None
-    ) -> Probes:
-        _check(batch, response_mask, correct, uid, group)
+        began = time.perf_counter()
         self._calls += 1
-        correct = correct != 0
-        rows = []
-        if self._held is not None:
-            after = self._log_prob(self._held.batch, self._held.response_mask)
-            rows.append(_rows("cross_update", self._held, after, 1))
-        chosen = _evenly(torch.nonzero(correct).flatten(), self._max_responses)
-        self._held = None
-        if len(chosen):
-            held_batch = {name: tensor[chosen].detach() for name, tensor in batch.items()}
-            mask = response_mask[chosen] != 0
-            self._held = _Held(
-                batch=held_batch,
-                response_mask=mask,
-                uid=None if uid is None else uid[chosen].cpu().numpy(),
-                group=None if group is None else group[chosen].cpu().numpy(),
-                log_prob=self._log_prob(held_batch, mask),
+        rows: list[RowTable] = []
+        about: dict[str, Any] = {"advantages": advantages, "uid": uid, "group": group, "tokens": tokens}
+        try:
+            everything = held_of(batch, response_mask, correct, step=self._calls, answer_mask=answer_mask, **about)
+            note = self._price(len(everything)) if self._calls == 1 else None
+            self._measure(everything, rows)
+        except Exception as mistake:
+            note = self._previous = self._own_batch = (
+                None  # what was taken earlier compares with a step that is missing
             )
-            if (self._calls - 1) % self._noise_every == 0:
-                rows.append(_rows("noise", self._held, self._log_prob(held_batch, mask), 0))
-        return Probes(**stack_columns(rows))
+            self._keep(mistake)
+        measured = [table for table in rows if isinstance(table, Probes)]
+        others = tuple(table for table in rows if not isinstance(table, Probes))
+        error, self._error = self._error, None
+        seconds, self._seconds = self._seconds + time.perf_counter() - began, 0.0
+        return Probes(**stack_columns(measured)).having(companions=others, error=error, seconds=seconds, note=note)
 
-    @torch.no_grad()
-    def _log_prob(self, batch: Batch, response_mask: Tensor) -> Array:
-        """Sum over policy tokens, (responses,), nats."""
-        with _undisturbed(self._score, response_mask.device):
-            log_probs = self._score(batch)
-        if log_probs.shape != response_mask.shape:
-            raise InputError(
-                f"score returned shape {tuple(log_probs.shape)}, expected {tuple(response_mask.shape)}: "
-                "one log-prob for each position of the response mask"
+    def _measure(self, everything: Held, rows: list[RowTable]) -> None:
+        """Score what is due, then take what later steps will ask for."""
+        for kind, held, at_most in self._due():
+            after = self._attempt(held, at_most)
+            if after is not None and held.before is not None:
+                rows += self._rows(kind, held, after)
+        plan, correct = self.plan, torch.from_numpy(everything.correct).nonzero().flatten()
+        taken = self._take(everything, evenly(correct, plan.cross_update), plan.cross_update)
+        self._previous, self._own_batch = taken, None
+        if taken is None:
+            return
+        if (self._calls - 1) % plan.noise_every == 0:
+            again = self._attempt(taken, plan.cross_update)
+            if again is not None and taken.before is not None:
+                rows.append(probe_rows("noise", taken, again, self._calls))
+        self._keep_for_later(taken)
+
+    def _due(self) -> list[tuple[str, Held, int]]:
+        """Kind, responses, and how many of them there can be on a rank."""
+        plan, now = self.plan, self._calls
+        due = []
+        if self._own_batch is not None and self._own_batch.step == now:
+            due.append(("post_update", self._own_batch, plan.post_update))
+        if self._previous is not None:
+            due.append(("cross_update", self._previous, plan.cross_update))
+        if now % plan.lagged_every == 0:
+            due += [("lagged", self._past[now - lag], plan.lagged) for lag in plan.lags if now - lag in self._past]
+        if now % plan.fixed_every == 0:
+            share = len(self._anchors[0]) if self._own_anchors else -(-plan.fixed // ANCHOR_STEPS)
+            due += [("fixed", anchors, share) for anchors in self._anchors]
+        return due
+
+    def _rows(self, kind: str, held: Held, after: Scored) -> list[RowTable]:
+        plan = self.plan
+        rows: list[RowTable] = [probe_rows(kind, held, after, self._calls)]
+        if kind in ("cross_update", "post_update"):
+            rows.append(action_rows(kind, held, after))
+        if kind == "cross_update" and plan.tokens and self._calls % plan.tokens_every == 0:
+            rows.append(token_rows(kind, held, after, plan.tokens, self._text and self._in_words))
+        return rows
+
+    def _keep_for_later(self, held: Held) -> None:
+        """As lagged responses and as fixed anchors; what was scored for the headline is not scored again."""
+        plan, now = self.plan, self._calls
+        if plan.lagged and now % plan.lagged_every == 0:
+            self._past[now] = held.pick(evenly(torch.arange(len(held)), plan.lagged))
+            self._past = {step: past for step, past in self._past.items() if now - step < max(plan.lags, default=0)}
+        share = -(-plan.fixed // ANCHOR_STEPS)
+        empty = [place for place, anchors in enumerate(self._anchors) if anchors.before is None]
+        if self._own_anchors or not share or not (empty or len(self._anchors) < ANCHOR_STEPS):
+            return
+        anchors = held.pick(evenly(torch.arange(len(held)), share))
+        if len(self._anchors) < ANCHOR_STEPS:
+            self._anchors.append(anchors)
+        elif anchors.before is not None:
+            self._anchors[empty[0]] = anchors
+
+    def _take(self, everything: Held, rows: Tensor, at_most: int) -> Held | None:
+        """The rows, scored; None where nothing is to be scored.
+
+        On many ranks the first response stands in for none: it is scored, so that the ranks keep in step, but has no
+        `before` and so is never recorded.
+        """
+        if len(rows):
+            return self._taken(everything.pick(rows.to(everything.response_mask.device)), at_most)
+        if not at_most or not self._every_rank or not len(everything):
+            return None
+        stand_in = everything.pick(torch.zeros(1, dtype=torch.long, device=everything.response_mask.device))
+        self._attempt(stand_in, at_most)
+        return stand_in
+
+    def _taken(self, held: Held, at_most: int) -> Held:
+        """With what it scores now; without if the score fails."""
+        scored = self._attempt(held, at_most)
+        return held if scored is None else held.scored(scored)
+
+    def _attempt(self, held: Held, at_most: int) -> Scored | None:
+        """Score; a failure is kept for later, and costs these rows only."""
+        passes = -(-at_most // self._micro_batch) if self._micro_batch and self._every_rank else 0
+        try:
+            return score_all(self._score, held, self._micro_batch, passes)
+        except InputError as error:
+            self._keep(error)
+        except Exception as error:  # whatever the user's function raises
+            self._keep(
+                ScoreError(f"score failed in a probe ({type(error).__name__}: {error}): fewer rows, see micro_batch")
             )
-        sums: Array = torch.where(response_mask, log_probs.float(), 0.0).sum(-1).cpu().numpy()
-        return sums
+        return None
 
+    def _keep(self, error: Exception) -> None:
+        """The first mistake of a step; a wrong shape before a failure of the score, since it is said louder."""
+        if self._error is None or (isinstance(error, InputError) and not isinstance(self._error, InputError)):
+            self._error = error if isinstance(error, InputError | ScoreError) else InputError(f"probe failed: {error}")
 
-@contextlib.contextmanager
-def _undisturbed(score: Score, device: torch.device) -> Iterator[None]:
-    """Dropout off if `score` is the model itself, and the random streams as they were: the training's are not ours."""
-    modules = [module for module in score.modules() if module.training] if isinstance(score, torch.nn.Module) else []
-    for module in modules:
-        module.training = False
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            yield
-    finally:
-        for module in modules:
-            module.training = True
+    def _price(self, batch: int) -> str:
+        words = self.plan.in_words(self.preset, batch)
+        if self.plan.post_update and not self._before_called:
+            words += "; post_update is not measured: before_update was not called"
+        return words
 
-
-def _check(batch: Batch, response_mask: Tensor, correct: Tensor, uid: Tensor | None, group: Tensor | None) -> None:
-    given: Mapping[str, object] = {"response_mask": response_mask, "correct": correct, **batch}
-    for name, something in given.items():
-        if not isinstance(something, Tensor) or something.ndim == 0:
-            what = "a number" if isinstance(something, Tensor) else f"a {type(something).__name__}"
-            raise InputError(
-                f"{name} is {what}, expected a tensor with one row for each response: give what score needs"
-            )
-    if response_mask.ndim != 2:
-        raise InputError(f"response_mask has shape {tuple(response_mask.shape)}, expected (batch, tokens)")
-    size = len(response_mask)
-    for name, tensor in {"correct": correct, "uid": uid, "group": group}.items():
-        if tensor is not None and tuple(tensor.shape) != (size,):
-            raise InputError(f"{name} has shape {tuple(tensor.shape)}, expected ({size},): one for each response")
-    for name, tensor in batch.items():
-        if len(tensor) != size:
-            raise InputError(f"{name} has {len(tensor)} rows, response_mask has {size}: one row for each response")
-
-
-def _evenly(indices: Tensor, at_most: int) -> Tensor:
-    """Without a random choice: the training's random stream is not ours."""
-    if len(indices) <= at_most:
-        return indices
-    return indices[torch.linspace(0, len(indices) - 1, at_most, device=indices.device).long()]
-
-
-def _rows(kind: str, held: _Held, after: Array, lag: int) -> Probes:
-    size = len(after)
-    return Probes(
-        kind=np.full(size, kind),
-        uid=held.uid,
-        group=held.group,
-        correct=np.ones(size, bool),
-        lag=np.full(size, lag),
-        tokens=held.response_mask.sum(-1).cpu().numpy(),
-        log_prob_before=held.log_prob,
-        log_prob_after=after,
-    )
+    def _in_words(self, token: int) -> str:
+        if token not in self._words:
+            assert self._text is not None
+            self._words[token] = self._text(token)
+        return self._words[token]

@@ -14,10 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from lldwatch.schema import Array, Probes, Responses, stack_columns
+from lldwatch.columns import Array, stack_columns
+from lldwatch.schema import Probes, Responses
 
 ADVANTAGE_TOLERANCE = 0.01
 """|advantage| below this is 0: eight equal rewards of 0.1 give -0.007 in float32, 1 right answer of 64 gives 0.016."""
+
+LAGS = (5, 10, 20)
+"""Steps back for which `Observation` has a column `lagged_change_N`."""
+
+Columns = dict[str, Array | None]
 
 
 def summarise(responses: Sequence[Responses], probes: Sequence[Probes]) -> dict[str, Any]:
@@ -31,74 +37,196 @@ def summarise(responses: Sequence[Responses], probes: Sequence[Probes]) -> dict[
         Field name -> value; a field whose columns are missing or without rows is left out.
     """
     rows, rescored = stack_columns(responses), stack_columns(probes)
-    summary = {**_of_responses(rows), **_of_updates(rows), **_of_probes(rescored)}
+    with np.errstate(all="ignore"):  # inf - inf is NaN, and stands there as such
+        summary = {**_of_responses(rows), **_of_updates(rows), **_of_probes(rescored)}
     return {name: value for name, value in summary.items() if value is not None}
 
 
-def _of_responses(rows: dict[str, Array | None]) -> dict[str, Any]:
+def in_batch(responses: Sequence[Responses]) -> Probes:
+    """The in-batch change, summed up by update and sign of the advantage: rows of kind `in_batch`.
+
+    Args:
+        responses: the step's rows.
+
+    Returns:
+        At most two rows an update; none where the batch was seen by a single update, which `change_positive` and
+        `change_negative` say as well, or where a column is missing.
+    """
+    rows = stack_columns(responses)
+    wanted = (rows.get(name) for name in ("update", "advantage", "tokens", "old_log_prob", "log_prob"))
+    update, advantage, tokens, old, new = wanted
+    if update is None or advantage is None or tokens is None or old is None or new is None:
+        return Probes()
+    signed = np.abs(advantage) >= ADVANTAGE_TOLERANCE
+    key, where = np.unique(update[signed] * np.int64(2) + (advantage[signed] > 0), return_inverse=True)
+    if len(np.unique(key // 2)) < 2:
+        return Probes()
+    tokens, old, new = (np.bincount(where, weights=column[signed]) for column in (tokens, old, new))
+    return Probes(
+        kind=np.full(len(key), "in_batch"),
+        correct=key % 2,
+        lag=np.zeros(len(key)),
+        update=key // 2,
+        tokens=tokens,
+        log_prob_before=old,
+        log_prob_after=new,
+    )
+
+
+def _of_responses(rows: Columns) -> dict[str, Any]:
     """What describes the responses: each counts once."""
     size = next((len(column) for column in rows.values() if column is not None), 0)
     if not size:
         return {}
-    uid = rows["uid"]
-    first = np.arange(size) if uid is None else np.unique(uid, return_index=True)[1]
-    reward, advantage, correct, actions, length, log_prob, smallest = (
-        None if (column := rows[name]) is None else column[first]
-        for name in ("reward", "advantage", "correct", "actions", "tokens", "old_log_prob", "min_log_prob")
-    )
-    summary = {
-        "responses": len(first),
+    if rows["uid"] is not None:
+        first = np.unique(rows["uid"], return_index=True)[1]
+        rows = {name: None if column is None else column[first] for name, column in rows.items()}
+        size = len(first)
+    reward, advantage, smallest = rows["reward"], rows["advantage"], rows["min_log_prob"]
+    return {
+        "responses": size,
         "reward": _mean(reward),
         "reward_std": None if reward is None else float(np.std(reward, dtype=np.float64)),
-        "correct_share": _mean(correct),
+        "correct_share": _mean(rows["correct"]),
         "zero_advantage_share": None if advantage is None else _mean(np.abs(advantage) < ADVANTAGE_TOLERANCE),
-        "response_length": _mean(length),
-        "actions": _mean(actions),
+        "response_length": _mean(rows["tokens"]),
+        "actions": _mean(rows["actions"]),
         "min_log_prob": None if smallest is None else float(np.min(smallest)),
+        "low_confidence_share": _per_token(rows["low_confidence_tokens"], rows["tokens"]),
+        "very_low_confidence_share": _per_token(rows["very_low_confidence_tokens"], rows["tokens"]),
+        **_likelihood(rows),
     }
-    if log_prob is not None and correct is not None and length is not None:
-        summary["log_prob_correct"] = _per_token(log_prob[correct], length[correct])
-        summary["log_prob_incorrect"] = _per_token(log_prob[~correct], length[~correct])
-    return summary
 
 
-def _of_updates(rows: dict[str, Array | None]) -> dict[str, Any]:
+def _likelihood(rows: Columns) -> dict[str, float | None]:
+    """Log-probs under the policy that wrote the responses: of correct and incorrect ones, by action, and the gap."""
+    correct, log_prob, tokens = rows["correct"], rows["old_log_prob"], rows["tokens"]
+    if correct is None or log_prob is None or tokens is None:
+        return {}
+    right = {name: None if column is None else column[correct] for name, column in rows.items()}
+    return {
+        "log_prob_correct": _per_token(right["old_log_prob"], right["tokens"]),
+        "log_prob_incorrect": _per_token(log_prob[~correct], tokens[~correct]),
+        "log_prob_first_action": _per_token(right["first_action_log_prob"], right["first_action_tokens"]),
+        "log_prob_later_actions": _per_token(
+            _minus(right["old_log_prob"], right["first_action_log_prob"]),
+            _minus(right["tokens"], right["first_action_tokens"]),
+        ),
+        "log_prob_answer": _per_token(right["answer_log_prob"], right["answer_tokens"]),
+        "gap": _gap(log_prob, tokens, correct, rows["group"]),
+    }
+
+
+def _of_updates(rows: Columns) -> dict[str, Any]:
     """What describes the updates: each row counts."""
     tokens = rows.get("tokens")
     if tokens is None:
         return {}
-    entropy, clipped, advantage = rows["entropy"], rows["clipped_tokens"], rows["advantage"]
-    old, new, first_action = rows["old_log_prob"], rows["log_prob"], rows["first_action_change"]
-    summary: dict[str, Any] = {}
+    entropy, advantage, update = rows["entropy"], rows["advantage"], rows["update"]
+    change = _minus(rows["log_prob"], rows["old_log_prob"])
+    summary: dict[str, Any] = {"clip_fraction": _per_token(rows["clipped_tokens"], tokens)}
     if entropy is not None:
         summary["entropy"] = _per_token(entropy[tokens > 0] * tokens[tokens > 0], tokens[tokens > 0])
-    if clipped is not None:
-        summary["clip_fraction"] = _per_token(clipped, tokens)
-    if advantage is not None and old is not None and new is not None:
+    if change is not None and update is not None:
+        first = (update == 0) & (tokens > 0)
+        summary["first_update_change"] = float(np.max(np.abs(change[first]) / tokens[first])) if first.any() else None
+    if advantage is not None and change is not None:
         up, down = advantage >= ADVANTAGE_TOLERANCE, advantage <= -ADVANTAGE_TOLERANCE
-        summary["change_positive"] = _per_token(new[up].astype(np.float64) - old[up], tokens[up])
-        summary["change_negative"] = _per_token(new[down].astype(np.float64) - old[down], tokens[down])
-        summary["first_action_change"] = None if first_action is None else _mean(first_action[up])
+        summary["change_positive"] = _per_token(change[up], tokens[up])
+        summary["change_negative"] = _per_token(change[down], tokens[down])
+        for name in ("first_action_change", "answer_change"):
+            column = rows[name]
+            summary[name] = None if column is None else _mean(column[up])
     return summary
 
 
-def _of_probes(rows: dict[str, Array | None]) -> dict[str, Any]:
-    """What the re-scored responses say: the headline, its standard error, and the noise floor."""
-    kind, tokens, before, after = (rows.get(name) for name in ("kind", "tokens", "log_prob_before", "log_prob_after"))
-    if kind is None or tokens is None or before is None or after is None:
+def _of_probes(rows: Columns) -> dict[str, Any]:
+    """What the re-scored responses say, kind by kind; a response without policy tokens says nothing."""
+    kind, tokens = rows.get("kind"), rows.get("tokens")
+    change = _minus(rows.get("log_prob_after"), rows.get("log_prob_before"))
+    if kind is None or tokens is None or change is None:
         return {}
-    change = after.astype(np.float64) - before
-    cross, noise = (kind == "cross_update") & (tokens > 0), (kind == "noise") & (tokens > 0)
+    rows = {**rows, "change": change}
     summary: dict[str, Any] = {}
-    if cross.any():
-        group = rows.get("group")
-        clusters = np.arange(int(cross.sum())) if group is None else group[cross]
-        summary["cross_update_change"] = _per_token(change[cross], tokens[cross])
-        summary["cross_update_error"] = _standard_error(change[cross], tokens[cross], clusters)
-        summary["cross_update_responses"] = int(cross.sum())
-    if noise.any():
-        summary["noise_floor"] = float(np.max(np.abs(change[noise]) / tokens[noise]))
+    for name, of_kind in _OF_KIND.items():
+        chosen = (kind == name) & (tokens > 0)
+        if chosen.any():
+            part = {column: None if values is None else values[chosen] for column, values in rows.items()}
+            summary.update(of_kind(part))
     return summary
+
+
+def _cross_update(rows: Columns) -> dict[str, Any]:
+    """The headline, its standard error, and the first action apart from later ones."""
+    change, tokens, group = rows["change"], rows["tokens"], rows["group"]
+    assert change is not None
+    assert tokens is not None
+    first = _minus(rows["first_action_after"], rows["first_action_before"])
+    return {
+        "cross_update_change": _per_token(change, tokens),
+        "cross_update_error": _standard_error(change, tokens, np.arange(len(change)) if group is None else group),
+        "cross_update_responses": len(change),
+        "cross_update_first_action": _per_token(first, rows["first_action_tokens"]),
+        "cross_update_later_actions": _per_token(_minus(change, first), _minus(tokens, rows["first_action_tokens"])),
+    }
+
+
+def _post_update(rows: Columns) -> dict[str, Any]:
+    """Correct, incorrect and zero-advantage responses apart; without advantages none counts as the last."""
+    change, tokens, correct, advantage = rows["change"], rows["tokens"], rows["correct"], rows["advantage"]
+    if change is None or tokens is None or correct is None:
+        return {}
+    zero = np.zeros(len(change), bool) if advantage is None else np.abs(advantage) < ADVANTAGE_TOLERANCE
+    parts = {"correct": correct & ~zero, "incorrect": ~correct & ~zero, "zero_advantage": zero}
+    summary = {f"post_update_{name}": _per_token(change[part], tokens[part]) for name, part in parts.items()}
+    return {**summary, "post_update_gap": _gap(change, tokens, correct, rows["group"])}
+
+
+def _lagged(rows: Columns) -> dict[str, Any]:
+    change, tokens, lag = rows["change"], rows["tokens"], rows["lag"]
+    if change is None or tokens is None or lag is None:
+        return {}
+    return {f"lagged_change_{steps}": _per_token(change[lag == steps], tokens[lag == steps]) for steps in LAGS}
+
+
+def _fixed(rows: Columns) -> dict[str, Any]:
+    return {"fixed_anchor_change": _per_token(rows["change"], rows["tokens"])}
+
+
+def _noise(rows: Columns) -> dict[str, Any]:
+    change, tokens, largest = rows["change"], rows["tokens"], rows["largest_token_change"]
+    assert change is not None
+    assert tokens is not None
+    return {
+        "noise_floor": float(np.max(np.abs(change) / tokens)),
+        "token_noise_floor": None if largest is None else float(np.max(largest)),
+    }
+
+
+_OF_KIND = {
+    "cross_update": _cross_update,
+    "post_update": _post_update,
+    "lagged": _lagged,
+    "fixed": _fixed,
+    "noise": _noise,
+}
+
+
+def _gap(nats: Array, tokens: Array, correct: Array, group: Array | None) -> float | None:
+    """Nats per token of correct minus incorrect responses of a prompt, mean over the prompts that have both.
+
+    Each response has its own token count and the same weight. Reference: the likelihood displacement of correct by
+    incorrect responses to one prompt, arXiv:2505.18830.
+    """
+    if group is None:
+        return None
+    some = tokens > 0
+    _, prompt = np.unique(group[some], return_inverse=True)
+    per_token, right = nats[some] / tokens[some].astype(np.float64), correct[some]
+    sums = [np.bincount(prompt[side], per_token[side], prompt.max(initial=-1) + 1) for side in (right, ~right)]
+    counts = [np.bincount(prompt[side], minlength=prompt.max(initial=-1) + 1) for side in (right, ~right)]
+    both = (counts[0] > 0) & (counts[1] > 0)
+    return _mean(sums[0][both] / counts[0][both] - sums[1][both] / counts[1][both])
 
 
 def _standard_error(change: Array, tokens: Array, group: Array) -> float | None:
@@ -115,10 +243,16 @@ def _standard_error(change: Array, tokens: Array, group: Array) -> float | None:
     return float(np.sqrt(count / (count - 1) * np.sum(residual**2)) / tokens.sum())
 
 
+def _minus(after: Array | None, before: Array | None) -> Array | None:
+    """Double precision: two float32 sums of a long response differ by less than their spacing."""
+    return None if after is None or before is None else after.astype(np.float64) - before
+
+
 def _mean(values: Array | None) -> float | None:
     return None if values is None or not len(values) else float(np.mean(values, dtype=np.float64))
 
 
-def _per_token(nats: Array, tokens: Array) -> float | None:
-    total = int(tokens.sum())
-    return float(np.sum(nats, dtype=np.float64) / total) if total else None
+def _per_token(nats: Array | None, tokens: Array | None) -> float | None:
+    if nats is None or tokens is None or not (total := int(tokens.sum())):
+        return None
+    return float(np.sum(nats, dtype=np.float64) / total)

@@ -75,12 +75,34 @@ class Run:
         return self._table("steps")
 
     def responses(self) -> pa.Table:
-        """One row per response and update: the columns of `lldwatch.schema.Responses`, and `step`."""
+        """One row per response and update: the columns of `lldwatch.schema.Responses`, and `step`.
+
+        Rows of all ranks; those of a rank stand together.
+        """
         return self._table("responses")
 
     def probes(self) -> pa.Table:
         """One row per re-scored response: the columns of `lldwatch.schema.Probes`, and `step`."""
         return self._table("probes")
+
+    def actions(self) -> pa.Table:
+        """One row per action of a re-scored response: the columns of `lldwatch.schema.Actions`, and `step`."""
+        return self._table("actions")
+
+    def positions(self) -> pa.Table:
+        """Confidence by the place in an action: the columns of `lldwatch.schema.Positions`, and `step`.
+
+        One row a place and (micro-)batch: add them up by step.
+        """
+        return self._table("positions")
+
+    def tokens(self) -> pa.Table:
+        """Token by token, of a sample of re-scored responses: the columns of `lldwatch.schema.Tokens`, and `step`."""
+        return self._table("tokens")
+
+    def gradients(self) -> pa.Table:
+        """Gradient norms of the parts of the model: the columns of `lldwatch.schema.Gradients`, and `step`."""
+        return self._table("gradients")
 
     def events(self) -> pa.Table:
         """One row per event, of all attempts: the columns of `lldwatch.schema.Event`."""

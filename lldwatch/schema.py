@@ -1,50 +1,32 @@
 """The contract: what lldwatch knows about a training, column by column.
 
-Four tables and one file make a run. `Observation` is one row of the table `steps`, `Responses` are rows of
-`responses`, `Probes` of `probes`, an `Event` is one row of `events`; `RunInfo` is `run.json`. The dataclasses below are
-the only place where a column is defined: the Arrow schema, the Parquet field metadata (unit and meaning), the reader
-and the documentation are derived from them, so that a log explains itself in any tool.
+Eight tables and one file make a run. `Observation` is one row of the table `steps`, an `Event` one row of `events`;
+the others hold the rows of a step: `Responses`, `Probes`, `Actions`, `Positions`, `Tokens`, `Gradients`. `RunInfo` is
+`run.json`. The dataclasses below are the only place where a column is defined: the Arrow schema, the Parquet field
+metadata (unit and meaning), the reader and the documentation are derived from them, so that a log explains itself in
+any tool.
 
 Conventions: log-probabilities are in nats; a *likelihood change* is new minus old, negative = displaced; missing is
-None (null in Parquet), never NaN, because a NaN that was measured is evidence. Values are cast to the column's dtype
-when the record is made: what the detector sees live is bit for bit what it reads back later.
-
-Rejected: a schema in JSON or protobuf beside the code (two places to change for one column).
+None (null in Parquet), never NaN, because a NaN that was measured is evidence.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from dataclasses import Field, asdict, dataclass, field, fields
 from functools import cache
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from lldwatch.columns import ARROW, Array, RowTable, cast_scalars, column
 from lldwatch.errors import InputError
 
-SCHEMA_VERSION = 1
-SCHEMA_HISTORY = {1: "first version"}
-
-Array = npt.NDArray[Any]
-
-_ARROW = {
-    "int16": pa.int16(),
-    "int32": pa.int32(),
-    "int64": pa.int64(),
-    "float32": pa.float32(),
-    "float64": pa.float64(),
-    "bool": pa.bool_(),
-    "string": pa.string(),
+SCHEMA_VERSION = 2
+SCHEMA_HISTORY = {
+    1: "first version: steps, responses, probes, events",
+    2: "tables actions, positions, tokens, gradients; more probe kinds; first action, answer span, low confidence",
 }
-
-
-def _column(dtype: str, unit: str, meaning: str, *, required: bool = False) -> Any:
-    metadata = {"dtype": dtype, "unit": unit, "meaning": meaning}
-    return field(default=MISSING if required else None, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,109 +42,116 @@ class Observation:
 
     TABLE: ClassVar[str] = "steps"
 
-    step: int = _column("int64", "steps", "training step, as the trainer counts it", required=True)
-    time: float | None = _column("float64", "s", "wall clock when the step was closed (Unix time)")
-    updates: int | None = _column("int32", "updates", "optimizer updates made in this step")
-    updates_per_batch: int | None = _column("int32", "updates", "optimizer updates made on each rollout batch")
+    step: int = column("int64", "steps", "training step, as the trainer counts it", required=True)
+    time: float | None = column("float64", "s", "wall clock when the step was closed (Unix time)")
+    updates: int | None = column("int32", "updates", "optimizer updates made in this step")
+    updates_per_batch: int | None = column("int32", "updates", "optimizer updates made on each rollout batch")
 
-    loss: float | None = _column("float32", "", "training loss, mean over the step's updates")
-    grad_norm: float | None = _column("float32", "", "gradient norm before clipping, mean over the updates")
-    grad_norm_max: float | None = _column("float32", "", "largest gradient norm before clipping in the step")
-    learning_rate: float | None = _column("float32", "", "learning rate of the step's last update")
-    kl: float | None = _column("float32", "nats/token", "KL divergence from the reference policy")
-    rollout_kl: float | None = _column("float32", "nats/token", "KL divergence between rollout engine and trainer")
-    llds_coefficient: float | None = _column("float32", "", "coefficient of the LLDS term that was applied")
-    llds_loss: float | None = _column("float32", "nats/token", "LLDS term before its coefficient")
-    format_valid_share: float | None = _column("float32", "share", "responses whose format was valid")
-    truncated_share: float | None = _column("float32", "share", "responses cut off at the length limit")
+    loss: float | None = column("float32", "", "training loss, mean over the step's updates")
+    grad_norm: float | None = column("float32", "", "gradient norm before clipping, mean over the updates")
+    grad_norm_max: float | None = column("float32", "", "largest gradient norm before clipping in the step")
+    zero_gradient_updates: int | None = column("int32", "updates", "updates whose gradient norm was exactly 0")
+    learning_rate: float | None = column("float32", "", "learning rate of the step's last update")
+    kl: float | None = column("float32", "nats/token", "KL divergence from the reference policy")
+    rollout_kl: float | None = column("float32", "nats/token", "KL divergence between rollout engine and trainer")
+    llds_coefficient: float | None = column("float32", "", "coefficient of the LLDS term that was applied")
+    llds_loss: float | None = column("float32", "nats/token", "LLDS term before its coefficient")
+    format_valid_share: float | None = column("float32", "share", "responses whose format was valid")
+    truncated_share: float | None = column("float32", "share", "responses cut off at the length limit")
 
-    responses: int | None = _column("int32", "responses", "different responses observed in this step")
-    reward: float | None = _column("float32", "reward", "mean reward of the step's responses")
-    reward_std: float | None = _column("float32", "reward", "standard deviation of the reward over the responses")
-    correct_share: float | None = _column("float32", "share", "responses that are correct")
-    zero_advantage_share: float | None = _column("float32", "share", "responses with advantage 0 (no gradient)")
-    response_length: float | None = _column("float32", "tokens", "mean number of policy tokens of a response")
-    actions: float | None = _column("float32", "actions", "mean number of actions of a response")
-    entropy: float | None = _column("float32", "nats/token", "mean entropy of the policy at the response tokens")
-    clip_fraction: float | None = _column("float32", "share", "tokens whose ratio was outside the clip range")
-    log_prob_correct: float | None = _column(
+    responses: int | None = column("int32", "responses", "different responses observed in this step")
+    reward: float | None = column("float32", "reward", "mean reward of the step's responses")
+    reward_std: float | None = column("float32", "reward", "standard deviation of the reward over the responses")
+    correct_share: float | None = column("float32", "share", "responses that are correct")
+    zero_advantage_share: float | None = column("float32", "share", "responses with advantage 0 (no gradient)")
+    response_length: float | None = column("float32", "tokens", "mean number of policy tokens of a response")
+    actions: float | None = column("float32", "actions", "mean number of actions of a response")
+    entropy: float | None = column("float32", "nats/token", "mean entropy of the policy at the response tokens")
+    clip_fraction: float | None = column("float32", "share", "tokens whose ratio was outside the clip range")
+    log_prob_correct: float | None = column(
         "float32", "nats/token", "log-prob of correct responses under the policy that wrote them"
     )
-    log_prob_incorrect: float | None = _column(
+    log_prob_incorrect: float | None = column(
         "float32", "nats/token", "log-prob of incorrect responses under the policy that wrote them"
     )
-    min_log_prob: float | None = _column("float32", "nats", "smallest token log-prob of the step's responses")
-    change_positive: float | None = _column(
+    log_prob_first_action: float | None = column(
+        "float32", "nats/token", "the same for the first action of correct responses"
+    )
+    log_prob_later_actions: float | None = column(
+        "float32", "nats/token", "the same for the actions after tool feedback of correct responses"
+    )
+    log_prob_answer: float | None = column("float32", "nats/token", "the same for the answer of correct responses")
+    gap: float | None = column(
+        "float32", "nats/token", "log_prob_correct - log_prob_incorrect within a prompt, mean over prompts with both"
+    )
+    min_log_prob: float | None = column("float32", "nats", "smallest token log-prob of the step's responses")
+    low_confidence_share: float | None = column(
+        "float32",
+        "share",
+        "policy tokens less likely than the first of low_confidence (0.1 unless the loop says other)",
+    )
+    very_low_confidence_share: float | None = column(
+        "float32", "share", "policy tokens less likely than the second of low_confidence (0.01)"
+    )
+    change_positive: float | None = column(
         "float32", "nats/token", "in-batch likelihood change, advantage > 0 (pushed up by the update: no headline)"
     )
-    change_negative: float | None = _column("float32", "nats/token", "in-batch likelihood change, advantage < 0")
-    first_action_change: float | None = _column(
+    change_negative: float | None = column("float32", "nats/token", "in-batch likelihood change, advantage < 0")
+    first_action_change: float | None = column(
         "float32", "nats", "in-batch likelihood change of the first action, responses with advantage > 0"
     )
+    answer_change: float | None = column(
+        "float32", "nats", "in-batch likelihood change of the answer, responses with advantage > 0"
+    )
+    first_update_change: float | None = column(
+        "float32",
+        "nats/token",
+        "largest |in-batch change| of a response at the step's first update: noise if on-policy",
+    )
 
-    cross_update_change: float | None = _column(
+    cross_update_change: float | None = column(
         "float32", "nats/token", "likelihood change of the previous step's correct responses across this step's updates"
     )
-    cross_update_error: float | None = _column("float32", "nats/token", "standard error of cross_update_change")
-    cross_update_responses: int | None = _column("int32", "responses", "responses behind cross_update_change")
-    noise_floor: float | None = _column(
+    cross_update_error: float | None = column("float32", "nats/token", "standard error of cross_update_change")
+    cross_update_responses: int | None = column("int32", "responses", "responses behind cross_update_change")
+    cross_update_first_action: float | None = column(
+        "float32", "nats/token", "cross_update_change of the first actions alone"
+    )
+    cross_update_later_actions: float | None = column(
+        "float32", "nats/token", "cross_update_change of the actions after tool feedback alone"
+    )
+    post_update_correct: float | None = column(
+        "float32",
+        "nats/token",
+        "likelihood change of this step's correct responses across its updates, advantage not 0",
+    )
+    post_update_incorrect: float | None = column("float32", "nats/token", "the same for incorrect responses")
+    post_update_zero_advantage: float | None = column(
+        "float32", "nats/token", "the same for responses with advantage 0, correct or not"
+    )
+    post_update_gap: float | None = column("float32", "nats/token", "change of `gap` across this step's updates")
+    lagged_change_5: float | None = column(
+        "float32", "nats/token", "likelihood change of correct responses since their own step, 5 steps ago"
+    )
+    lagged_change_10: float | None = column("float32", "nats/token", "the same, 10 steps ago")
+    lagged_change_20: float | None = column("float32", "nats/token", "the same, 20 steps ago")
+    fixed_anchor_change: float | None = column(
+        "float32", "nats/token", "likelihood change of the fixed anchors since they were taken"
+    )
+    noise_floor: float | None = column(
         "float32", "nats/token", "largest change of a response scored twice without an update (A/A)"
     )
+    token_noise_floor: float | None = column(
+        "float32", "nats", "largest change of a token scored twice without an update (A/A)"
+    )
+    probe_seconds: float | None = column("float32", "s", "wall time of the probes in this step")
 
     def __post_init__(self) -> None:
-        for name, cast in _casts():
-            value = getattr(self, name)
-            if value is not None:
-                try:
-                    object.__setattr__(self, name, cast(value))
-                except (TypeError, ValueError, OverflowError, RuntimeError):
-                    wanted = next(column.metadata["dtype"] for column in fields(self) if column.name == name)
-                    raise InputError(f"{name}={value!r} is not a number ({wanted}): give a Python number") from None
+        cast_scalars(self)
 
     def as_dict(self) -> dict[str, Any]:
         """Field name -> value, in the order of the table's columns."""
-        return {name: getattr(self, name) for name, _ in _casts()}
-
-
-class RowTable:
-    """Rows that belong to one step, as one numpy array a column (None: not measured)."""
-
-    TABLE: ClassVar[str]
-    error: ClassVar[Exception | None] = None
-    """Why there are no rows, when the hook that should have made them could not."""
-
-    @classmethod
-    def unusable(cls, error: Exception) -> Self:
-        """No rows, and why. A hook never raises into the training loop: the monitor decides what to do with it."""
-        rows = cls()
-        object.__setattr__(rows, "error", error)
-        return rows
-
-    def __post_init__(self) -> None:
-        length = None
-        for column in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
-            value = getattr(self, column.name)
-            if value is None:
-                continue
-            what, dtype = f"{type(self).__name__}.{column.name}", column.metadata["dtype"]
-            try:
-                array = np.asarray(value)
-                if dtype != "string":
-                    with np.errstate(all="ignore"):  # what is too large for the column becomes inf, as in Observation
-                        array = array.astype(dtype, copy=False)
-            except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-                raise InputError(f"{what} cannot be read as {dtype} ({error}): give an array of numbers") from None
-            length = array.shape[0] if length is None and array.ndim == 1 else length
-            if array.shape != (length,):
-                raise InputError(f"{what} has shape {array.shape}, expected ({'rows' if length is None else length},)")
-            object.__setattr__(self, column.name, array)
-
-    def columns(self) -> dict[str, Array | None]:
-        """Column name -> values, shape (rows,), in the order of the table's columns."""
-        return {column.name: getattr(self, column.name) for column in fields(self)}  # type: ignore[arg-type]
-
-    def __len__(self) -> int:
-        return next((len(array) for array in self.columns().values() if array is not None), 0)
+        return {item.name: getattr(self, item.name) for item in fields(self)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -171,52 +160,133 @@ class Responses(RowTable):
 
     TABLE: ClassVar[str] = "responses"
 
-    uid: Array | None = _column("int64", "", "identity of the response within the run")
-    group: Array | None = _column("int64", "", "identity of the prompt the response answers")
-    update: Array | None = _column("int16", "", "index of the optimizer update within the step, from 0")
-    reward: Array | None = _column("float32", "reward", "reward of the response")
-    advantage: Array | None = _column("float32", "", "advantage (mean over its tokens if given per token)")
-    correct: Array | None = _column("bool", "", "the response is correct (as the loop says; else reward > 0)")
-    tokens: Array | None = _column("int32", "tokens", "policy tokens: where the response mask is 1")
-    actions: Array | None = _column("int16", "actions", "contiguous runs of policy tokens between tool feedback")
-    old_log_prob: Array | None = _column("float32", "nats", "log-prob under the policy that wrote it, sum over tokens")
-    log_prob: Array | None = _column("float32", "nats", "log-prob under the policy before this update, sum over tokens")
-    entropy: Array | None = _column("float32", "nats/token", "entropy of the policy, mean over tokens")
-    min_log_prob: Array | None = _column("float32", "nats", "smallest token log-prob")
-    clipped_tokens: Array | None = _column("int32", "tokens", "tokens whose ratio is outside the clip range")
-    first_action_change: Array | None = _column("float32", "nats", "log_prob - old_log_prob, sum over the first action")
+    uid: Array | None = column("int64", "", "identity of the response within the run")
+    group: Array | None = column("int64", "", "identity of the prompt the response answers")
+    update: Array | None = column("int16", "", "index of the optimizer update within the step, from 0")
+    reward: Array | None = column("float32", "reward", "reward of the response")
+    advantage: Array | None = column("float32", "", "advantage (mean over its tokens if given per token)")
+    correct: Array | None = column("bool", "", "the response is correct (as the loop says; else reward > 0)")
+    tokens: Array | None = column("int32", "tokens", "policy tokens: where the response mask is 1")
+    actions: Array | None = column("int16", "actions", "contiguous runs of policy tokens between tool feedback")
+    old_log_prob: Array | None = column("float32", "nats", "log-prob under the policy that wrote it, sum over tokens")
+    log_prob: Array | None = column("float32", "nats", "log-prob under the policy before this update, sum over tokens")
+    entropy: Array | None = column("float32", "nats/token", "entropy of the policy, mean over tokens")
+    min_log_prob: Array | None = column("float32", "nats", "smallest token log-prob")
+    low_confidence_tokens: Array | None = column("int32", "tokens", "tokens less likely than 0.1 (unless told other)")
+    very_low_confidence_tokens: Array | None = column("int32", "tokens", "tokens less likely than 0.01")
+    clipped_tokens: Array | None = column("int32", "tokens", "tokens whose ratio is outside the clip range")
+    first_action_tokens: Array | None = column("int32", "tokens", "tokens of the first action")
+    first_action_log_prob: Array | None = column("float32", "nats", "old_log_prob of the first action alone")
+    first_action_change: Array | None = column("float32", "nats", "log_prob - old_log_prob, sum over the first action")
+    answer_tokens: Array | None = column("int32", "tokens", "policy tokens of the answer span")
+    answer_log_prob: Array | None = column("float32", "nats", "old_log_prob of the answer span alone")
+    answer_change: Array | None = column("float32", "nats", "log_prob - old_log_prob, sum over the answer span")
+
+
+KINDS = {
+    "cross_update": "correct responses of the previous step, across this step's updates: the headline",
+    "post_update": "responses of this step's own batch, across this step's updates",
+    "lagged": "correct responses of an earlier step, from after its own updates until now",
+    "fixed": "fixed anchors: correct responses of the first steps, or a set of the user's, since they were taken",
+    "in_batch": "this step's batch, from when it was written until before update `update`: one row an update and sign",
+    "noise": "the same responses scored twice without an update in between: the A/A floor",
+}
+"""What a row of `probes` compares."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Probes(RowTable):
     """One row per re-scored response: the same tokens under two states of the policy. Arrays of shape (rows,).
 
-    `kind` is `cross_update` (correct responses of the previous step, before and after this step's updates) or
-    `noise` (the same response scored twice without an update in between: the A/A floor).
+    `kind` is a key in `KINDS`. Rows of `in_batch` are sums over all responses of one update and one sign of the
+    advantage (`correct` then says advantage > 0); they cost nothing and have no uid.
     """
 
     TABLE: ClassVar[str] = "probes"
 
-    kind: Array | None = _column("string", "", "what was compared: cross_update or noise")
-    uid: Array | None = _column("int64", "", "identity of the response within the run")
-    group: Array | None = _column("int64", "", "identity of the prompt the response answers")
-    correct: Array | None = _column("bool", "", "the response is correct")
-    lag: Array | None = _column("int32", "steps", "steps between the response's own step and this one")
-    tokens: Array | None = _column("int32", "tokens", "policy tokens compared")
-    log_prob_before: Array | None = _column("float32", "nats", "log-prob before, sum over tokens")
-    log_prob_after: Array | None = _column("float32", "nats", "log-prob after, sum over tokens")
+    kind: Array | None = column("string", "", "what was compared: " + ", ".join(KINDS))
+    uid: Array | None = column("int64", "", "identity of the response within the run")
+    group: Array | None = column("int64", "", "identity of the prompt the response answers")
+    correct: Array | None = column("bool", "", "the response is correct")
+    advantage: Array | None = column("float32", "", "advantage in the response's own step")
+    lag: Array | None = column("int32", "steps", "steps between the response's own step and this one")
+    update: Array | None = column("int16", "", "in_batch: index of the optimizer update within the step, from 0")
+    tokens: Array | None = column("int32", "tokens", "policy tokens compared")
+    log_prob_before: Array | None = column("float32", "nats", "log-prob before, sum over tokens")
+    log_prob_after: Array | None = column("float32", "nats", "log-prob after, sum over tokens")
+    fallen_tokens: Array | None = column("int32", "tokens", "tokens whose log-prob fell")
+    largest_token_change: Array | None = column("float32", "nats", "largest |change| of a single token")
+    first_action_tokens: Array | None = column("int32", "tokens", "tokens of the first action")
+    first_action_before: Array | None = column("float32", "nats", "log_prob_before of the first action alone")
+    first_action_after: Array | None = column("float32", "nats", "log_prob_after of the first action alone")
+    answer_tokens: Array | None = column("int32", "tokens", "policy tokens of the answer span")
+    answer_before: Array | None = column("float32", "nats", "log_prob_before of the answer span alone")
+    answer_after: Array | None = column("float32", "nats", "log_prob_after of the answer span alone")
 
 
-def stack_columns(tables: Sequence[RowTable]) -> dict[str, Array | None]:
-    """Column name -> the values of all tables one after the other; None when one of them lacks the column."""
-    parts = [table.columns() for table in tables if len(table)]
-    if len(parts) == 1:
-        return parts[0]
-    stacked: dict[str, Array | None] = {}
-    for name in parts[0] if parts else ():
-        arrays = [array for part in parts if (array := part[name]) is not None]
-        stacked[name] = np.concatenate(arrays) if len(arrays) == len(parts) else None
-    return stacked
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Actions(RowTable):
+    """One row per action of a re-scored response of kind `cross_update` or `post_update`. Arrays of shape (rows,)."""
+
+    TABLE: ClassVar[str] = "actions"
+
+    kind: Array | None = column("string", "", "as in `probes`")
+    uid: Array | None = column("int64", "", "identity of the response within the run")
+    correct: Array | None = column("bool", "", "the response is correct")
+    action: Array | None = column("int16", "", "index of the action in the response, from 0")
+    tokens: Array | None = column("int32", "tokens", "policy tokens of the action")
+    log_prob_before: Array | None = column("float32", "nats", "log-prob before, sum over the action")
+    log_prob_after: Array | None = column("float32", "nats", "log-prob after, sum over the action")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Positions(RowTable):
+    """Confidence by the place of a token in its action, summed over the step's (micro-)batches. Shape (rows,).
+
+    Reference: tool feedback is out of distribution, and likelihood falls behind it; arXiv:2512.04220, Sec. 4.
+    """
+
+    TABLE: ClassVar[str] = "positions"
+
+    after_feedback: Array | None = column("bool", "", "the action follows tool feedback (else it is the first one)")
+    position: Array | None = column("int16", "tokens", "place in the action, from 0; the last one holds all later ones")
+    tokens: Array | None = column("int32", "tokens", "policy tokens at this place")
+    log_prob: Array | None = column("float32", "nats", "their log-prob under the policy before the update, sum")
+    min_log_prob: Array | None = column("float32", "nats", "the smallest of them")
+    low_confidence_tokens: Array | None = column("int32", "tokens", "tokens less likely than 0.1 (unless told other)")
+    very_low_confidence_tokens: Array | None = column("int32", "tokens", "tokens less likely than 0.01")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Tokens(RowTable):
+    """Token by token, for a sample of re-scored responses: those whose log-prob per token fell most. Shape (rows,).
+
+    From the first to the last policy token; the tool feedback in between has `action` -1 and 0 for all numbers.
+    """
+
+    TABLE: ClassVar[str] = "tokens"
+
+    kind: Array | None = column("string", "", "as in `probes`")
+    uid: Array | None = column("int64", "", "identity of the response within the run")
+    position: Array | None = column("int32", "tokens", "column of the response mask, from 0")
+    action: Array | None = column("int16", "", "index of the action, from 0; -1 for tool feedback")
+    token: Array | None = column("int64", "", "token id")
+    text: Array | None = column("string", "", "the token in words")
+    log_prob_before: Array | None = column("float32", "nats", "log-prob before")
+    log_prob_after: Array | None = column("float32", "nats", "log-prob after")
+    entropy: Array | None = column("float32", "nats", "entropy of the policy at the token, after")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Gradients(RowTable):
+    """One row per part of the model: the norm of its gradient before clipping. Arrays of shape (rows,)."""
+
+    TABLE: ClassVar[str] = "gradients"
+
+    update: Array | None = column("int16", "", "index of the optimizer update within the step, from 0")
+    module: Array | None = column("string", "", "embedding, block 0, block 1, ..., head, or other")
+    grad_norm: Array | None = column("float32", "", "2-norm of the gradient before clipping; inf and NaN as they are")
+    parameters: Array | None = column("int64", "", "numbers that the norm was taken over")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,10 +295,10 @@ class Event:
 
     TABLE: ClassVar[str] = "events"
 
-    step: int = _column("int64", "steps", "step during which it happened (-1: before the first)", required=True)
-    time: float | None = _column("float64", "s", "wall clock (Unix time)")
-    kind: str | None = _column("string", "", "start, resume, finish, error, dropped, bad_input")
-    detail: str | None = _column("string", "", "what happened, in words")
+    step: int = column("int64", "steps", "step during which it happened (-1: before the first)", required=True)
+    time: float | None = column("float64", "s", "wall clock (Unix time)")
+    kind: str | None = column("string", "", "start, probe, resume, finish, error, dropped, bad_input")
+    detail: str | None = column("string", "", "what happened, in words")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,14 +348,14 @@ class RunInfo:
         return cls(**{key: value for key, value in data.items() if key in known})
 
 
-TABLES: dict[str, type[Observation] | type[Responses] | type[Probes] | type[Event]] = {
-    table.TABLE: table for table in (Observation, Responses, Probes, Event)
+TABLES: dict[str, type[Observation] | type[RowTable] | type[Event]] = {
+    table.TABLE: table for table in (Observation, Responses, Probes, Actions, Positions, Tokens, Gradients, Event)
 }
 
 
 def columns_of(table: str) -> dict[str, Field[Any]]:
     """Column name -> dataclass field (metadata: dtype, unit, meaning) of a table."""
-    columns = {column.name: column for column in fields(TABLES[table])}
+    columns = {item.name: item for item in fields(TABLES[table])}  # type: ignore[arg-type]  # all are dataclasses
     if "step" not in columns:
         columns = {"step": next(c for c in fields(Observation) if c.name == "step"), **columns}
     return columns
@@ -295,33 +365,7 @@ def columns_of(table: str) -> dict[str, Field[Any]]:
 def arrow_schema(table: str) -> pa.Schema:
     """The Arrow schema of a table: unit and meaning in the field metadata, the version in the schema metadata."""
     columns = []
-    for name, column in columns_of(table).items():
-        about = {key: column.metadata[key] for key in ("unit", "meaning")}
-        columns.append(pa.field(name, _ARROW[column.metadata["dtype"]], metadata=about))
+    for name, item in columns_of(table).items():
+        about = {key: item.metadata[key] for key in ("unit", "meaning")}
+        columns.append(pa.field(name, ARROW[item.metadata["dtype"]], metadata=about))
     return pa.schema(columns, metadata={"lldwatch.schema_version": str(SCHEMA_VERSION), "lldwatch.table": table})
-
-
-@cache
-def _casts() -> tuple[tuple[str, Any], ...]:
-    casts = {
-        "int32": lambda value: _integer(value, 32),
-        "int64": lambda value: _integer(value, 64),
-        "float64": float,
-        "float32": _float32,
-    }
-    return tuple((column.name, casts[column.metadata["dtype"]]) for column in fields(Observation))
-
-
-def _integer(value: Any, bits: int) -> int:
-    number = int(value)
-    if number.bit_length() >= bits:
-        raise OverflowError
-    return number
-
-
-def _float32(value: Any) -> float:
-    number = float(value)
-    if abs(number) < 3e38:
-        return float(np.float32(number))
-    with np.errstate(over="ignore"):  # a gradient norm of 1e39 is inf here: no warning in the middle of a training
-        return float(np.float32(number))

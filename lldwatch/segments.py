@@ -4,7 +4,7 @@
 run.json
 steps/      r00000-a000-00000000.parquet    a sealed part: any Parquet tool reads it
             .r00000-a000-00000001.arrows    the live segment: what came after, an Arrow IPC stream, one batch a step
-responses/  probes/  events/                the same
+responses/  probes/  events/  ...           the same
 ```
 
 A segment is named after its rank, the attempt (0, and one more with each resume) and its number. It begins live, and
@@ -30,7 +30,7 @@ from lldwatch.schema import SCHEMA_VERSION, arrow_schema
 
 INFO_FILE = "run.json"
 _NAME = re.compile(r"\.?r(\d{5})-a(\d{3,})-(\d{8})\.(parquet|arrows)")
-_DICTIONARY_COLUMNS = {"step", "group", "reward", "kind", "detail"}
+_DICTIONARY_COLUMNS = {"step", "group", "reward", "kind", "detail", "module", "text"}
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -19,8 +19,10 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from lldwatch import Monitor
+from lldwatch.gradients import GradientNorms
 from lldwatch.hooks import per_response
-from lldwatch.probes import CrossUpdateProbe
+from lldwatch.probe_plan import Plan
+from lldwatch.probes import LikelihoodProbe
 from lldwatch.search_world import task
 from lldwatch.search_world.objective import group_advantages, grpo_loss
 from lldwatch.search_world.policy import Policy
@@ -116,6 +118,7 @@ def train(
     steps: int = 80,
     monitor: Monitor | None = None,
     on_step: Callable[[StepResult], None] | None = None,
+    probes: str | Plan = "standard",
 ) -> list[StepResult]:
     """Trains `policy` in place with GRPO; the same arguments give the same numbers bit for bit on the same machine.
 
@@ -126,6 +129,7 @@ def train(
         steps: rollout batches.
         monitor: what watches the run; None = nothing.
         on_step: called after every step, for instance to show it.
+        probes: what is re-scored how often, see `lldwatch.probe_plan`.
 
     Returns:
         One result per step.
@@ -135,7 +139,7 @@ def train(
     world = np.random.default_rng([seed, 2])
     decay, limits = scenario.weight_decay, (scenario.clip_range, scenario.max_grad_norm)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=scenario.learning_rate, weight_decay=decay)
-    probe = CrossUpdateProbe(lambda batch: _score(policy, batch["tokens"]))
+    watch = None if monitor is None else _Watch(monitor, policy, scenario, probes)
     results = []
     with one_thread():
         for step in range(1, steps + 1):
@@ -144,13 +148,15 @@ def train(
             prompts = [task.draw_prompt(world) for _ in range(scenario.prompts)]
             batch = rollout(policy, prompts, scenario.responses, sampling, world, index=step - 1)
             advantages = group_advantages(batch.rewards, batch.group)
+            if watch is not None:
+                watch.before_updates(batch, advantages)
             updates = [
-                _update(policy, optimizer, rows_of(batch, rows), advantages[rows], *limits, monitor)
+                _update(policy, optimizer, rows_of(batch, rows), advantages[rows], *limits, watch)
                 for rows in mini_batches(len(batch.rewards), scenario, shuffle)
             ]
             results.append(_result(step, batch, updates, learning_rate))
-            if monitor is not None:
-                _watch(monitor, probe, batch, results[-1], scenario)
+            if watch is not None:
+                watch.after_updates(results[-1])
             if on_step is not None:
                 on_step(results[-1])
     return results
@@ -163,14 +169,45 @@ def _update(
     advantages: Tensor,
     clip_range: float,
     max_grad_norm: float,
-    monitor: Monitor | None,
+    watch: _Watch | None,
 ) -> tuple[Tensor, Tensor]:
     """Makes one optimizer update on one mini-batch; returns its mean entropy and gradient norm, both scalars."""
     log_probs, entropy = policy.log_probs(part.tokens)
     loss = grpo_loss(log_probs, part.old_log_probs, advantages, part.response_mask, clip_range)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]  # torch's is untyped
-    if monitor is not None:
+    if watch is not None:
+        watch.before_clipping(part, log_probs, entropy, advantages)
+    grad_norm = clip_grad_norm_(policy.parameters(), max_grad_norm)
+    optimizer.step()
+    if watch is not None:
+        watch.monitor.update(grad_norm=grad_norm, loss=loss.detach())
+    return entropy.detach()[part.response_mask].mean(), grad_norm
+
+
+class _Watch:
+    """Everything that lldwatch is told in the course of a step."""
+
+    def __init__(self, monitor: Monitor, policy: Policy, scenario: Scenario, probes: str | Plan) -> None:
+        self.monitor, self._scenario = monitor, scenario
+        self._gradients = GradientNorms(policy, every=10 * scenario.updates_per_batch)
+        score = lambda batch: policy.log_probs(batch["tokens"])  # noqa: E731  # log-probs and entropies
+        self._probe = LikelihoodProbe(score, probes, text=task.VOCABULARY.__getitem__)
+        self._about: dict[str, Tensor] = {}
+
+    def before_updates(self, batch: Rollout, advantages: Tensor) -> None:
+        self._about = {
+            "response_mask": batch.response_mask,
+            "correct": batch.rewards > 0.5,
+            "advantages": advantages,
+            "uid": batch.uid,
+            "group": batch.group,
+            "answer_mask": answer_mask(batch),
+            "tokens": batch.tokens,
+        }
+        self._probe.before_update({"tokens": batch.tokens}, **self._about)
+
+    def before_clipping(self, part: Rollout, log_probs: Tensor, entropy: Tensor, advantages: Tensor) -> None:
         responses = per_response(
             log_probs,
             part.old_log_probs,
@@ -180,40 +217,26 @@ def _update(
             entropy=entropy,
             uid=part.uid,
             group=part.group,
-            clip_range=clip_range,
+            answer_mask=answer_mask(part),
+            clip_range=self._scenario.clip_range,
         )
-        monitor.observe(responses)
-    grad_norm = clip_grad_norm_(policy.parameters(), max_grad_norm)
-    optimizer.step()
-    if monitor is not None:
-        monitor.update(grad_norm=grad_norm, loss=loss.detach())
-    return entropy.detach()[part.response_mask].mean(), grad_norm
+        self.monitor.observe(responses)
+        self.monitor.gradients(self._gradients.measure())
 
-
-def _watch(monitor: Monitor, probe: CrossUpdateProbe, batch: Rollout, result: StepResult, scenario: Scenario) -> None:
-    """Closes lldwatch's observation of a step, after its updates."""
-    monitor.probe(
-        probe.after_update(
-            {"tokens": batch.tokens},
-            response_mask=batch.response_mask,
-            correct=batch.rewards > 0.5,
-            uid=batch.uid,
-            group=batch.group,
+    def after_updates(self, result: StepResult) -> None:
+        self.monitor.probe(self._probe.after_update({"tokens": self._about["tokens"]}, **self._about))
+        self.monitor.step(
+            result.step,
+            learning_rate=result.learning_rate,
+            updates_per_batch=self._scenario.updates_per_batch,
+            format_valid_share=result.valid,
+            truncated_share=result.truncated,
         )
-    )
-    monitor.step(
-        result.step,
-        learning_rate=result.learning_rate,
-        updates_per_batch=scenario.updates_per_batch,
-        format_valid_share=result.valid,
-        truncated_share=result.truncated,
-    )
 
 
-@torch.no_grad()
-def _score(policy: Policy, tokens: Tensor) -> Tensor:
-    log_probs, _ = policy.log_probs(tokens)
-    return log_probs
+def answer_mask(batch: Rollout) -> Tensor:
+    """(B, T) bool, True on what the policy wrote from `<answer>` on."""
+    return batch.response_mask & ((batch.tokens == task.ANSWER).cumsum(1) > 0)
 
 
 def _result(step: int, batch: Rollout, updates: list[tuple[Tensor, Tensor]], learning_rate: float) -> StepResult:

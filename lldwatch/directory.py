@@ -1,0 +1,61 @@
+"""Who may write a run directory: it must be empty or a run that is to be resumed, and nobody else may be writing it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from lldwatch.errors import RunError, RunExistsError, SchemaTooNewError
+from lldwatch.schema import SCHEMA_VERSION, Observation, RunInfo
+from lldwatch.segments import INFO_FILE, list_segments
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock: two writers on one run are then not told apart
+    fcntl = None  # type: ignore[assignment]
+
+
+def open_directory(path: Path, resume: bool) -> RunInfo | None:
+    """Make the directory; the previous attempt's info when a run is there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        entries = [entry for entry in os.listdir(path) if not entry.startswith(".")]
+    except OSError as error:
+        raise RunError(f"{path} cannot be used as a run directory ({error}): choose another") from error
+    if not entries:
+        return None
+    if INFO_FILE not in entries:
+        raise RunExistsError(f"{path} holds files that are not a run ({entries[0]}, ...): choose an empty directory")
+    if not resume and any(list_segments(path / Observation.TABLE)[0]):
+        raise RunExistsError(f"{path} holds a run already: choose another directory, or resume=True to go on with it")
+    try:
+        previous = RunInfo.from_json((path / INFO_FILE).read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path / INFO_FILE} cannot be read ({error}): repair it to resume") from error
+    if previous.schema_version > SCHEMA_VERSION:
+        raise SchemaTooNewError(
+            f"{path} has schema version {previous.schema_version}, this lldwatch writes {SCHEMA_VERSION}: update it"
+        )
+    return previous
+
+
+def take_lock(path: Path, rank: int) -> int | None:
+    """A file descriptor, held open as long as the rank's files are written."""
+    if fcntl is None:
+        return None
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        file = os.open(path / (f".lock-r{rank:05d}" if rank else ".lock"), os.O_WRONLY | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise RunError(f"{path} cannot be written ({error}): choose another directory") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        raise RunExistsError(
+            f"{path} is being written by another process: choose another directory (or, if that is another rank of "
+            "this training, give each of them ranks=lldwatch.ranks.Ranks())"
+        ) from None
+    except OSError:  # a file system without locks
+        pass
+    return file

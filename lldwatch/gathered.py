@@ -1,0 +1,122 @@
+"""What a loop says in the course of one step, and what becomes of it: the fields of the step's `Observation`.
+
+On many ranks each gathers its own; rank 0 puts them together as if one process had seen all rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from lldwatch.columns import RowTable
+from lldwatch.rollup import summarise
+from lldwatch.schema import Probes, Responses
+
+_SETTINGS = ("learning_rate", "updates_per_batch", "llds_coefficient")
+
+
+@dataclass(slots=True)
+class Gathered:
+    """One step of one rank.
+
+    Attributes:
+        rows: of all tables, in the order they came.
+        update_scalars: field of `Observation` -> one number an update.
+        scalars: field of `Observation` -> what the step itself was given.
+        updates: optimizer updates marked so far.
+        seconds: wall time inside probes; None: not timed.
+    """
+
+    rows: list[RowTable] = field(default_factory=list)
+    update_scalars: dict[str, list[float]] = field(default_factory=dict)
+    scalars: dict[str, float] = field(default_factory=dict)
+    updates: int = 0
+    seconds: float | None = None
+
+    def add(self, rows: RowTable) -> None:
+        """Take rows in, and those that were measured together with them."""
+        self.rows += [table for table in (rows, *rows.companions) if len(table)]
+        if rows.seconds is not None:
+            self.seconds = (self.seconds or 0.0) + rows.seconds
+
+    def of(self, table: type[Any]) -> list[Any]:
+        """The rows of one table."""
+        return [rows for rows in self.rows if isinstance(rows, table)]
+
+    def to_send(self) -> Gathered:
+        """What rank 0 needs of it: the rows that are rolled up."""
+        rows = [*self.of(Responses), *self.of(Probes)]
+        return Gathered(rows, self.update_scalars, self.scalars, self.updates, self.seconds)
+
+
+def fields_of(ranks: Sequence[Gathered]) -> dict[str, Any]:
+    """The fields of the step's `Observation`: what the rows say, then the updates, then the step itself.
+
+    Args:
+        ranks: what each rank gathered; rank 0 first.
+    """
+    first = ranks[0]
+    seconds = [rank.seconds for rank in ranks if rank.seconds is not None]
+    responses, probes = (list(chain.from_iterable(rank.of(table) for rank in ranks)) for table in (Responses, Probes))
+    with np.errstate(all="ignore"):  # inf - inf
+        values = {
+            name: [rank.update_scalars.get(name, []) for rank in ranks] for name in _names(ranks, "update_scalars")
+        }
+        means = {name: _of_updates(name, of_ranks) for name, of_ranks in values.items()}
+        given = {
+            name: _over_ranks(name, [rank.scalars[name] for rank in ranks if name in rank.scalars])
+            for name in _names(ranks, "scalars")
+        }
+    norms = first.update_scalars.get("grad_norm") or [first.scalars[name] for name in ("grad_norm",) if name in given]
+    if norms:
+        means["grad_norm_max"] = float(np.max(norms))  # NaN stays NaN
+        means["zero_gradient_updates"] = sum(norm == 0.0 for norm in norms)
+    return {
+        **summarise(responses, probes),
+        **({"probe_seconds": max(seconds)} if seconds else {}),
+        "updates": max(first.updates, 1),
+        **means,
+        **given,
+    }
+
+
+def _names(ranks: Sequence[Gathered], which: str) -> list[str]:
+    return list(dict.fromkeys(chain.from_iterable(getattr(rank, which) for rank in ranks)))
+
+
+def _of_updates(name: str, ranks: Sequence[Sequence[float]]) -> float:
+    """One number for the updates of a step: settings as they were last, a maximum as such, the mean of the others."""
+    if name in _SETTINGS:
+        return next(values[-1] for values in ranks if values)
+    together = list(chain.from_iterable(ranks))
+    return float(np.max(together) if name == "grad_norm_max" else np.mean(together))
+
+
+def _over_ranks(name: str, values: Sequence[float]) -> float:
+    """A setting or a count is rank 0's, a maximum the largest, all else the mean; one rank's number stays as it is."""
+    if name in (*_SETTINGS, "updates", "responses") or len(values) == 1:
+        return values[0]
+    return float(np.max(values) if name == "grad_norm_max" else np.mean(values))
+
+
+def repeated(responses: Sequence[Responses]) -> str | None:
+    """What is wrong with identities that stand twice in one update; None when each stands once."""
+    seen: dict[int, list[Any]] = {}
+    for rows in responses:
+        if rows.uid is not None and rows.update is not None:
+            for update in np.unique(rows.update):
+                seen.setdefault(int(update), []).append(rows.uid[rows.update == update])
+    for update, parts in seen.items():
+        uids = np.concatenate(parts) if len(parts) > 1 else parts[0]
+        values, counts = np.unique(uids, return_counts=True)
+        if len(values) < len(uids):
+            twice = int(values[counts > 1][0])
+            return (
+                f"uid {twice} stands {int(counts.max())} times in update {update}: expected another one for each "
+                "response (call Monitor.update after each optimizer update)"
+            )
+    return None
