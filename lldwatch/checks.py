@@ -91,7 +91,7 @@ class Displacement(StepCheck):
         self._cusum = Cusum(cusum_limit(settings.false_alarms_per_1000_steps))
         self._changes = Window(settings.window)
         self._cost, self._scatter, self._error = (Baseline(settings.warmup) for _ in range(3))
-        self._floor = 0.0
+        self._floor, self._responses = 0.0, 1
 
     @property
     def since(self) -> int | None:
@@ -110,21 +110,25 @@ class Displacement(StepCheck):
         self._scatter.add(change)
         if error:
             self._error.add(error)
-        noise = self._noise(error or 0.0, observation.cross_update_responses or 1)
+        self._responses = max(observation.cross_update_responses or 1, 1)
+        noise = self._noise(error or 0.0)
         if noise > 0.0:
             allowed = max(self._pace() / 2, self._cusum.allowance * noise)
             self._cusum.add((-change - allowed) / noise + self._cusum.allowance, observation.step)
 
-    def _noise(self, error: float, responses: int) -> float:
+    @property
+    def _mean_floor(self) -> float:
+        """The A/A floor is that of single responses, so their mean has it divided by the root of their number."""
+        return self._floor / math.sqrt(self._responses)
+
+    def _noise(self, error: float) -> float:
         """Standard deviation of one step's change when nothing happens; nats per token.
 
-        The A/A floor is that of single responses, so their mean has it divided by the root of their number. A quarter
-        of the pace that matters is the least: equal numbers must not make an infinite signal.
+        A quarter of the pace that matters is the least: equal numbers must not make an infinite signal.
         """
         scatter = self._scatter.spread if self._scatter.ready else 0.0
         usual = self._error.so_far
-        floor = self._floor / math.sqrt(max(responses, 1))
-        return max(error, scatter, floor, usual if math.isfinite(usual) else 0.0, self._pace() / 4)
+        return max(error, scatter, self._mean_floor, usual if math.isfinite(usual) else 0.0, self._pace() / 4)
 
     def _pace(self) -> float:
         cost = self._cost.so_far
@@ -136,13 +140,15 @@ class Displacement(StepCheck):
             return Check(
                 self.name,
                 "skipped",
-                "needs cross_update_change: nothing was re-scored (lldwatch.probes.CrossUpdateProbe)",
+                "needs cross_update_change: nothing was re-scored (lldwatch.probes.LikelihoodProbe)",
             ), None
         mean, limit = self._changes.mean, -self._pace() / 2
         words = (
             f"earlier correct responses {mean:+.3g} nats/token a step (counts below {limit:+.3g}), "
             f"summed up {self._cusum.total:.1f} sigma (limit {self._cusum.limit:.1f})"
         )
+        if abs(mean) <= self._mean_floor:
+            words += f", inside the noise of scoring twice ({self._mean_floor:.1g})"
         if self.since is None:
             return Check(self.name, "ok", words), None
         evidence = Evidence("cross_update_change", mean, 0.0, limit, self.since, f"{PAPER}, Sec. 3")
@@ -199,6 +205,32 @@ class Level(StepCheck):
             return Check(self.name, "ok", words), None
         evidence = Evidence(self._signal.name, mean, normal, limit, self.since, self._signal.reference)
         return Check(self.name, "warning", f"{words}, since step {self.since}"), evidence
+
+
+class GradNorm(Level):
+    """The same for the gradient norm, which may be exactly 0 without being missing: then it says why, if it can."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__("grad_norm", "grad_norm", +1, settings)
+        self._why_zero = ""
+
+    def update(self, observation: Observation) -> None:
+        """Take one step in; a step without the signal says nothing."""
+        super().update(observation)
+        if observation.grad_norm is not None:
+            self._why_zero = ""
+        if observation.grad_norm == 0.0 and observation.zero_advantage_share == 1.0:
+            self._why_zero = "all advantages are 0, so that there is nothing to learn from"
+        elif observation.grad_norm == 0.0:
+            known = observation.zero_advantage_share is not None
+            self._why_zero = "although advantages are not 0" if known else "for a reason that advantages would tell"
+
+    def result(self) -> tuple[Check, Evidence | None]:
+        """The level in words."""
+        check, evidence = super().result()
+        if self._why_zero and check.status != "skipped":
+            check = Check(check.name, check.status, f"{check.reason}; exactly 0 now: {self._why_zero}")
+        return check, evidence
 
 
 class RewardLost(StepCheck):

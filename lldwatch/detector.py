@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from lldwatch.checks import Displacement, Finite, Level, RewardLost, Settings, StepCheck
+from lldwatch.checks import Displacement, Finite, GradNorm, Level, RewardLost, Settings, StepCheck
 from lldwatch.diagnosis import Diagnosis, Family, Stage
 from lldwatch.schema import Observation
 from lldwatch.trends import Confirmed
@@ -48,7 +48,7 @@ class CollapseDetector:
         self._displacement = Displacement(self.settings)
         self._likelihood = Level("likelihood_of_correct", "log_prob_correct", -1, self.settings)
         self._entropy = Level("entropy", "entropy", +1, self.settings)
-        self._grad_norm = Level("grad_norm", "grad_norm", +1, self.settings)
+        self._grad_norm = GradNorm(self.settings)
         self._reward = RewardLost(self.settings)
         self._finite = Finite(self.settings)
         self._checks: tuple[StepCheck, ...] = (

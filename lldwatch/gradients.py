@@ -24,6 +24,7 @@ from lldwatch.schema import Gradients
 
 _ORDER = ("embedding", "block", "head", "other")
 _HEAD = re.compile(r"(^|_)heads?$|^(score|classifier|embed_out|unembed|out(put)?_proj(ection)?|output(_layer)?)$")
+_STACKS = ("blocks", "layers", "layer", "h")
 _EMBEDDING = re.compile(r"embed|(^|_)emb(_|$)|^w[tp]e$")
 
 
@@ -69,7 +70,8 @@ class GradientNorms:
         if (self._calls - 1) % self._every:
             return Gradients()
         try:
-            return _rows(_gradients(self._model))
+            gradients = _gradients(self._model)
+            return _rows(gradients) if gradients else Gradients()
         except Exception as error:  # out of memory, a layout that has no norm, a process group that is gone, ...
             return Gradients.unusable(InputError(f"gradient norms failed ({type(error).__name__}: {error})"))
 
@@ -80,32 +82,32 @@ def module_of(name: str, model: nn.Module | None = None) -> str:
     The first component of its path that says something decides:
 
     - a module that is an nn.Embedding or nn.EmbeddingBag: embedding;
-    - a number that indexes a module in anything but an nn.Sequential, as in nn.ModuleList: that block. Lists further in
-      (experts) do not count, and two stacks of one model (vision and text) share their numbers;
+    - a number that leads to a module in an nn.ModuleList, or in anything else but an nn.Sequential: that block. Lists
+      further in (experts) do not count, then, and two stacks of one model (vision and text) share their numbers;
+    - a number in an nn.Sequential called blocks, layers, layer or h, if it stacks more than lone layers: that block;
     - a name of an output layer (lm_head, score, embed_out, ...) or of an embedding (embed_tokens, wte, ...).
 
-    A number in an nn.Sequential is a block only if no embedding or list stands further in and what it indexes is made
-    of modules, as a lone Linear is not. What is left, such as the last norm, is other. Names that say nothing, such as
-    the prefixes of wrappers (`module.`, `_orig_mod.`, `_fsdp_wrapped_module.`, `base_model.`), are skipped.
+    The rest, such as the last norm, is other. Names that say nothing, such as prefixes of wrappers, are skipped.
 
     Args:
         name: as in `model.named_parameters()`.
         model: where the path leads; without it, names alone decide, and every number counts as one in a list.
     """
     place: Any = model
-    found = "other"
+    before = ""
     for part in name.split("."):
         parent, place = place, getattr(place, part, None)
         if isinstance(place, nn.Embedding | nn.EmbeddingBag):
             return "embedding"
-        if part.isdecimal() and (place is None or isinstance(place, nn.Module)):
-            if not isinstance(parent, nn.Sequential):
-                return f"block {int(part)}"
-            if found == "other" and place is not None and any(place.children()):
-                found = f"block {int(part)}"
-        elif found == "other" and (_HEAD.search(part) or _EMBEDDING.search(part)):
+        in_stack = parent is None or isinstance(place, nn.Module)
+        if isinstance(parent, nn.Sequential):
+            in_stack = before in _STACKS and any(any(layer.children()) for layer in parent)
+        if part.isdecimal() and in_stack:
+            return f"block {int(part)}"
+        if _HEAD.search(part) or _EMBEDDING.search(part):
             return "head" if _HEAD.search(part) else "embedding"
-    return found
+        before = part
+    return "other"
 
 
 def _gradients(model: nn.Module) -> dict[str, list[Tensor]]:
@@ -128,8 +130,6 @@ def _order(part: str) -> tuple[int, int]:
 
 
 def _rows(gradients: dict[str, list[Tensor]]) -> Gradients:
-    if not gradients:
-        return Gradients()
     norms = [_norm(gradient) for part in gradients.values() for gradient in part]
     on_host = iter(torch.stack([norm.to(norms[0].device) for norm in norms]).tolist())  # the only transfer
     # products, not powers, which raise, nor math.hypot, which hides a NaN beside an inf

@@ -232,6 +232,8 @@ def _check(log_probs: Tensor, others: dict[str, Tensor | None], low_confidence: 
     shape = tuple(log_probs.shape)
     if len(shape) != 2 or shape[1] == 0:
         raise InputError(f"log_probs has shape {shape}, expected (batch, tokens)")
+    if log_probs.is_complex():
+        raise InputError(f"log_probs is {log_probs.dtype}, expected real numbers")
     for name, value in others.items():
         if value is None and name != "response_mask":
             continue

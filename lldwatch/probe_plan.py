@@ -25,7 +25,7 @@ class Plan:
         post_update: responses of a step's own batch, scored before and after its updates,
         post_update_every: each so many steps.
         lagged: correct responses of a step, of those of `cross_update`, that are scored again later,
-        lags: so many steps later (multiples of `lagged_every`),
+        lags: so many steps later (multiples of `lagged_every`; a lag of 1 is `cross_update`),
         lagged_every: each so many steps.
         fixed: anchors, correct responses of the first steps (or the user's own), scored again
         fixed_every: each so many steps.
@@ -58,14 +58,20 @@ class Plan:
             if lag < 1 or lag % self.lagged_every:
                 raise InputError(f"lags={self.lags} with lagged_every={self.lagged_every}: expected multiples of it")
 
-    def price(self) -> dict[str, float]:
-        """Kind -> responses that are scored for it, a step, on each rank, in the mean over many steps."""
+    def price(self, batch: int | None = None) -> dict[str, float]:
+        """Kind -> responses that are scored for it, a step, on each rank, at most, in the mean over many steps.
+
+        Args:
+            batch: responses in a step's batch, if that is known.
+        """
+        own = [self.cross_update, self.lagged, self.post_update]
+        cross_update, lagged, post_update = own if batch is None else (min(number, batch) for number in own)
         return {
-            "cross_update": 2.0 * self.cross_update,
-            "noise": self.cross_update / self.noise_every,
-            "post_update": 2.0 * self.post_update / self.post_update_every,
-            "lagged": len(self.lags) * min(self.lagged, self.cross_update) / self.lagged_every,
-            "fixed": min(self.fixed, 4 * self.cross_update) / self.fixed_every,
+            "cross_update": 2.0 * cross_update,
+            "noise": cross_update / self.noise_every,
+            "post_update": 2.0 * post_update / self.post_update_every,
+            "lagged": len(self.lags) * min(lagged, cross_update) / self.lagged_every,
+            "fixed": min(self.fixed, 4 * cross_update) / self.fixed_every,
         }
 
     def in_words(self, name: str, batch: int) -> str:
@@ -75,11 +81,14 @@ class Plan:
             name: of the preset.
             batch: responses in a step's batch.
         """
-        price = {kind: scored for kind, scored in self.price().items() if scored}
+        price = {kind: scored for kind, scored in self.price(batch).items() if scored}
         parts = ", ".join(f"{kind} {scored:g}" for kind, scored in price.items())
         total = sum(price.values())
-        share = f", {total / batch:.2g} forward passes of a batch of {batch}" if batch else ""
-        return f"probes ({name}) re-score up to {total:g} responses a step without gradient ({parts}){share}"
+        share = total / max(batch, 1)
+        return (
+            f"probes ({name}) re-score up to {total:.4g} responses a step without gradient ({parts}): "
+            f"{share:.2g} forward passes of a batch of {batch}"
+        )
 
 
 PRESETS: Mapping[str, Plan] = MappingProxyType(
@@ -89,7 +98,6 @@ PRESETS: Mapping[str, Plan] = MappingProxyType(
         "full": Plan(
             noise_every=5,
             post_update_every=1,
-            lags=(1, 5, 10, 20),
             lagged_every=1,
             fixed_every=5,
             tokens=4,

@@ -71,7 +71,11 @@ def batches(draw: st.DrawFn) -> Batch:
         optional["correct"] = torch.tensor([draw(st.booleans()) for _ in range(size)])
     if draw(st.booleans()):
         optional["group"] = torch.tensor([draw(st.integers(0, 3)) for _ in range(size)])
-    optional["clip_range"] = draw(st.sampled_from([None, 0.2, (0.2, 0.28)]))
+    if draw(st.booleans()):
+        spans = [draw(st.lists(st.integers(0, 1), min_size=tokens, max_size=tokens)) for _ in range(size)]
+        optional["answer_mask"] = torch.tensor(spans)
+    optional["clip_range"] = draw(st.sampled_from([None, 0.2, (0.2, 0.28), 1.5]))
+    optional["low_confidence"] = draw(st.sampled_from([(0.1, 0.01), (0.5, 0.25)]))
     mask_dtype = draw(st.sampled_from([torch.bool, torch.int64, torch.float32]))
     on_policy = draw(st.booleans())
     return Batch(
@@ -88,21 +92,30 @@ def response_rows(draw: st.DrawFn) -> list[dict[str, Any]]:
     small = st.floats(-50.0, 0.0, width=32)
     rows = []
     for _ in range(draw(st.integers(0, 8))):
+        tokens = draw(st.integers(0, 40))
         rows.append(
             {
                 "uid": draw(st.integers(0, 5)),
                 "group": draw(st.integers(0, 2)),
+                "update": draw(st.integers(0, 2)),
                 "reward": draw(st.sampled_from([-1.0, 0.0, 0.5, 1.0])),
                 "advantage": draw(st.sampled_from([-1.0, -0.0099, 0.0, 0.0099, 0.011, 1.0])),
                 "correct": draw(st.booleans()),
-                "tokens": draw(st.integers(0, 40)),
+                "tokens": tokens,
                 "actions": draw(st.integers(0, 4)),
                 "old_log_prob": draw(small),
                 "log_prob": draw(small),
                 "entropy": draw(st.floats(0.0, 8.0, width=32)),
                 "min_log_prob": draw(small),
+                "low_confidence_tokens": draw(st.integers(0, tokens)),
+                "very_low_confidence_tokens": draw(st.integers(0, tokens)),
                 "clipped_tokens": draw(st.integers(0, 40)),
+                "first_action_tokens": draw(st.integers(0, tokens)),
+                "first_action_log_prob": draw(small),
                 "first_action_change": draw(st.floats(-5.0, 5.0, width=32)),
+                "answer_tokens": draw(st.integers(0, tokens)),
+                "answer_log_prob": draw(small),
+                "answer_change": draw(st.floats(-5.0, 5.0, width=32)),
             }
         )
     return rows
@@ -111,16 +124,28 @@ def response_rows(draw: st.DrawFn) -> list[dict[str, Any]]:
 @st.composite
 def probe_rows(draw: st.DrawFn) -> list[dict[str, Any]]:
     small = st.floats(-50.0, 0.0, width=32)
-    return [
-        {
-            "kind": draw(st.sampled_from(["cross_update", "cross_update", "noise"])),
-            "group": draw(st.integers(0, 3)),
-            "tokens": draw(st.integers(0, 40)),
-            "log_prob_before": draw(small),
-            "log_prob_after": draw(small),
-        }
-        for _ in range(draw(st.integers(0, 8)))
-    ]
+    rows = []
+    for _ in range(draw(st.integers(0, 8))):
+        tokens = draw(st.integers(0, 40))
+        rows.append(
+            {
+                "kind": draw(
+                    st.sampled_from(["cross_update", "cross_update", "post_update", "lagged", "fixed", "noise"])
+                ),
+                "group": draw(st.integers(0, 3)),
+                "correct": draw(st.booleans()),
+                "advantage": draw(st.sampled_from([-1.0, -0.0099, 0.0, 0.0099, 1.0])),
+                "lag": draw(st.sampled_from([1, 5, 10, 20, 7])),
+                "tokens": tokens,
+                "log_prob_before": draw(small),
+                "log_prob_after": draw(small),
+                "largest_token_change": draw(st.floats(0.0, 5.0, width=32)),
+                "first_action_tokens": draw(st.integers(0, tokens)),
+                "first_action_before": draw(small),
+                "first_action_after": draw(small),
+            }
+        )
+    return rows
 
 
 _NUMBERS = {

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
-from oracles import response_row
+from oracles import place_rows, response_row
 from strategies import Batch, batches
 
+from lldwatch import hooks
 from lldwatch.errors import InputError
-from lldwatch.hooks import per_response
+from lldwatch.hooks import PLACES, per_response
+from lldwatch.schema import Positions
 
 
 def lists(tensor: torch.Tensor | None) -> Any:
@@ -23,7 +25,9 @@ def lists(tensor: torch.Tensor | None) -> Any:
 def test_every_column_equals_the_token_by_token_twin(batch: Batch) -> None:
     rows = per_response(batch.log_probs, batch.old_log_probs, batch.response_mask, **batch.optional)
     old, clip = lists(batch.old_log_probs), batch.optional["clip_range"]
-    each = {name: lists(batch.optional.get(name)) for name in ("advantages", "rewards", "entropy", "correct")}
+    each = {
+        name: lists(batch.optional.get(name)) for name in ("advantages", "rewards", "entropy", "correct", "answer_mask")
+    }
     expected = [
         response_row(
             lists(batch.log_probs)[i],
@@ -33,6 +37,8 @@ def test_every_column_equals_the_token_by_token_twin(batch: Batch) -> None:
             reward=each["rewards"] and each["rewards"][i],
             entropy=each["entropy"] and each["entropy"][i],
             correct=each["correct"] and bool(each["correct"][i]),
+            answer_mask=each["answer_mask"] and each["answer_mask"][i],
+            low_confidence=batch.optional["low_confidence"],
             clip_range=clip if isinstance(clip, tuple) or clip is None else (clip, clip),
         )
         for i in range(len(batch.log_probs))
@@ -41,6 +47,75 @@ def test_every_column_equals_the_token_by_token_twin(batch: Batch) -> None:
     assert set(measured) - {"group"} == set(expected[0])
     for name in expected[0]:
         np.testing.assert_allclose(measured[name], [row[name] for row in expected], rtol=1e-5, atol=1e-4, err_msg=name)
+
+
+def places_of(rows: Any) -> dict[tuple[bool, int], dict[str, Any]]:
+    (places,) = rows.companions
+    assert isinstance(places, Positions)
+    columns = {name: [] if column is None else column.tolist() for name, column in places.columns().items()}
+    keys = zip(columns.pop("after_feedback"), columns.pop("position"), strict=True)
+    return {key: {name: column[i] for name, column in columns.items()} for i, key in enumerate(keys)}
+
+
+@given(batches())
+def test_confidence_by_place_equals_the_token_by_token_twin(batch: Batch) -> None:
+    low = batch.optional["low_confidence"]
+    found = places_of(per_response(batch.log_probs, None, batch.response_mask, low_confidence=low))
+    expected = place_rows(lists(batch.log_probs), lists(batch.response_mask), PLACES, low)
+    assert found == {key: pytest.approx(row, rel=1e-5, abs=1e-4) for key, row in expected.items()}
+
+
+def test_later_places_are_counted_together_and_tool_feedback_parts_the_actions() -> None:
+    mask = torch.tensor([[0] + [1] * 20 + [0, 0] + [1] * 3])
+    found = places_of(per_response(torch.full(mask.shape, -1.0), None, mask))
+    assert {key: row["tokens"] for key, row in found.items()} == {
+        **{(False, place): 1 for place in range(PLACES - 1)},
+        (False, PLACES - 1): 20 - (PLACES - 1),
+        **{(True, place): 1 for place in range(3)},
+    }
+
+
+def test_places_are_made_of_at_most_so_many_responses_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hooks, "PLACES_FROM", 3)
+    log_probs = -torch.arange(1.0, 8.0)[:, None]
+    found = places_of(per_response(log_probs, None, torch.ones(7, 1)))
+    assert found[False, 0]["tokens"] == 3
+    assert found[False, 0]["log_prob"] == -1.0 - 4.0 - 7.0
+
+
+@pytest.mark.parametrize("tokens", [1, 100_000])
+def test_a_response_may_be_short_or_very_long(tokens: int) -> None:
+    log_probs = torch.full((2, tokens), -0.5)
+    rows = per_response(log_probs, log_probs + 0.25, torch.ones(2, tokens, dtype=torch.bool), clip_range=0.2)
+    assert rows.tokens.tolist() == [tokens] * 2
+    assert rows.log_prob.tolist() == pytest.approx([-0.5 * tokens] * 2, rel=1e-6)
+    assert rows.first_action_change.tolist() == pytest.approx([-0.25 * tokens] * 2, rel=1e-6)
+    assert rows.clipped_tokens.tolist() == [tokens] * 2
+    assert sum(row["tokens"] for row in places_of(rows).values()) == 2 * tokens
+
+
+@pytest.mark.parametrize("wrong", [2.0, 0.5, -1.0, math.nan, -1e9])
+def test_a_mask_with_other_values_than_0_and_1_is_named(wrong: float) -> None:
+    mask = torch.ones(4, 3)
+    mask[2, 1] = wrong
+    rows = per_response(torch.zeros(4, 3), None, mask)
+    assert len(rows) == 0
+    assert "response_mask has values other than 0 and 1 in 1 of 4 responses" in str(rows.error)
+
+
+@pytest.mark.parametrize("name", ["response_mask", "rewards", "log_probs"])
+def test_complex_numbers_are_refused_by_name(name: str) -> None:
+    arguments: dict[str, Any] = {"log_probs": torch.zeros(2, 3), "response_mask": torch.ones(2, 3)}
+    arguments[name] = torch.zeros(2 if name == "rewards" else (2, 3), dtype=torch.complex64)
+    error = per_response(old_log_probs=None, **arguments).error
+    assert isinstance(error, InputError)
+    assert str(error).startswith(f"{name} is torch.complex64, expected real numbers")
+
+
+@pytest.mark.parametrize("wrong", [(0.1,), (0.1, 0.0), (2.0, 0.1), (0.1, 0.01, 0.001)])
+def test_what_is_no_pair_of_probabilities_is_refused(wrong: Any) -> None:
+    error = per_response(torch.zeros(1, 1), None, torch.ones(1, 1), low_confidence=wrong).error
+    assert str(error).startswith("low_confidence is ")
 
 
 @given(batches())
@@ -57,7 +132,8 @@ def test_what_stands_outside_the_mask_does_not_matter(batch: Batch) -> None:
             batch.response_mask,
             **{name: fill(tensor) for name, tensor in batch.optional.items()},
         )
-        return {name: None if column is None else column.tolist() for name, column in rows.columns().items()}
+        columns = {name: None if column is None else column.tolist() for name, column in rows.columns().items()}
+        return {**columns, "places": places_of(rows)}
 
     assert filled(math.nan) == filled(-3.0)
 
@@ -127,6 +203,7 @@ SHAPE_MISTAKES: list[tuple[str, Any, str, str]] = [
     ("response_mask", None, "NoneType", "(2, 3)"),
     ("response_mask", np.ones((2, 3)), "ndarray", "(2, 3)"),
     ("entropy", torch.zeros(2), "(2,)", "(2, 3)"),
+    ("answer_mask", torch.zeros(2), "(2,)", "(2, 3)"),
     ("advantages", torch.zeros(3), "(3,)", "(2,) or (2, 3)"),
     ("advantages", torch.zeros(2, 1), "(2, 1)", "(2,) or (2, 3)"),
     ("rewards", torch.zeros(2, 3), "(2, 3)", "(2,)"),

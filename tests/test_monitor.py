@@ -13,9 +13,10 @@ import pytest
 import torch
 from made_up import spiral
 
-from lldwatch import InputError, Monitor, Observation, Probes, Responses, Run, RunExistsError, Stage
+from lldwatch import InputError, Monitor, Observation, Probes, Responses, Run, RunExistsError, ScoreError, Stage
 from lldwatch.detector import CollapseDetector
 from lldwatch.hooks import per_response
+from lldwatch.schema import SCHEMA_VERSION, Gradients
 
 
 @pytest.fixture
@@ -134,6 +135,75 @@ def test_probes_are_recorded_and_rolled_up(monitor: Monitor, run_dir: Path) -> N
     assert Run(run_dir).probes()["step"].to_pylist() == [1, 1]
 
 
+def test_confidence_by_place_and_the_batch_s_own_change_by_update_are_recorded(monitor: Monitor, run_dir: Path) -> None:
+    for log_prob in (-1.5, -1.25, -3.0):
+        monitor.observe(batch(log_prob, uid=torch.arange(4)))
+        monitor.update(grad_norm=1.0)
+    monitor.step()
+    (step,) = recorded(monitor)
+    assert step.low_confidence_share == 0.0  # as the first update saw them
+    assert step.first_update_change == 0.0
+    places = Run(run_dir).positions().to_pylist()
+    assert [(row["position"], row["tokens"], row["low_confidence_tokens"]) for row in places] == [
+        (place, 4, low) for low in (0, 0, 4) for place in (0, 1, 2)
+    ]
+    rows = [row for row in Run(run_dir).probes().to_pylist() if row["kind"] == "in_batch"]
+    changes = {(row["update"], row["correct"]): row["log_prob_after"] - row["log_prob_before"] for row in rows}
+    assert changes == {(0, False): 0, (0, True): 0, (1, False): 1.5, (1, True): 1.5, (2, False): -9, (2, True): -9}
+
+
+def test_gradient_norms_of_the_parts_of_a_model_are_recorded_with_their_update(monitor: Monitor, run_dir: Path) -> None:
+    for norm in (2.0, math.inf):
+        monitor.gradients(Gradients(module=["head", "total"], grad_norm=[1.0, norm], parameters=[3, 9]))
+        monitor.gradients(Gradients())  # an update that the schedule left out
+        monitor.update(grad_norm=norm)
+    monitor.step()
+    (step,) = recorded(monitor)
+    assert step.grad_norm_max == math.inf
+    rows = [
+        (row["step"], row["update"], row["module"], row["grad_norm"]) for row in Run(run_dir).gradients().to_pylist()
+    ]
+    assert rows == [(1, 0, "head", 1.0), (1, 0, "total", 2.0), (1, 1, "head", 1.0), (1, 1, "total", math.inf)]
+
+
+@pytest.mark.parametrize(
+    ("norms", "zeros"), [([0.0, 0.0, 1.0], 2), ([0.0], 1), ([math.nan, 1e-30], 0), ([math.inf, 0.0], 1)]
+)
+def test_updates_whose_gradient_was_exactly_0_are_counted(monitor: Monitor, norms: list[float], zeros: int) -> None:
+    for norm in norms:
+        monitor.update(grad_norm=norm)
+    monitor.step()
+    monitor.step(grad_norm=norms[0])
+    first, second = recorded(monitor)
+    assert first.zero_gradient_updates == zeros
+    assert second.zero_gradient_updates == (norms[0] == 0.0)
+
+
+def test_what_the_probes_cost_is_said_once_and_recorded(
+    monitor: Monitor, run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for note in ("probes (economy) re-score up to 20 responses a step", None):
+        monitor.probe(Probes().having(note=note, seconds=0.25))
+        monitor.probe(Probes().having(seconds=0.5))
+        monitor.step()
+    assert [step.probe_seconds for step in recorded(monitor)] == [0.75, 0.75]
+    assert [row["detail"] for row in events(run_dir, "probe")] == [
+        "probes (economy) re-score up to 20 responses a step"
+    ]
+    assert capsys.readouterr().err == "lldwatch: probes (economy) re-score up to 20 responses a step\n"
+
+
+def test_a_score_that_fails_is_recorded_said_once_and_raises_not_even_in_the_first_step(
+    monitor: Monitor, run_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        monitor.probe(Probes().having(error=ScoreError("score failed in a probe (RuntimeError: no memory)")))
+        monitor.step(loss=1.0)
+    assert len(recorded(monitor)) == 3
+    assert [row["detail"] for row in events(run_dir, "error")] == ["score failed in a probe (RuntimeError: no memory)"]
+    assert len(warnings(caplog)) == 1
+
+
 def test_step_numbers_count_on_from_the_last_one(monitor: Monitor) -> None:
     assert [monitor.step(number).step for number in (None, 5, None, torch.tensor(10), None)] == [1, 5, 6, 10, 11]
 
@@ -193,6 +263,39 @@ def test_wrong_responses_in_the_first_step_raise_and_name_the_argument(
 def test_wrong_probes_in_the_first_step_raise(monitor: Monitor) -> None:
     with pytest.raises(InputError, match="probes is a Responses"):
         monitor.probe(batch())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("method", "wrong", "words"),
+    [
+        ("probe", Probes().having(error=InputError("score returned shape (3, 4)")), r"score returned shape \(3, 4\)"),
+        ("gradients", Gradients().having(error=InputError("gradients have no numbers")), "no numbers"),
+        ("gradients", torch.zeros(3), "gradients is a Tensor: expected what GradientNorms returns"),
+    ],
+)
+def test_what_a_hook_could_not_measure_in_the_first_step_raises(
+    monitor: Monitor, method: str, wrong: Any, words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        getattr(monitor, method)(wrong)
+
+
+def test_one_identity_for_two_responses_raises_in_the_first_step_and_is_named_later(
+    monitor: Monitor, run_dir: Path
+) -> None:
+    monitor.observe(batch(uid=torch.tensor([7, 8, 7, 9])))
+    with pytest.raises(InputError, match="uid 7 stands 2 times in update 0"):
+        monitor.step()
+    for _ in range(2):  # the same responses in two updates are no mistake
+        monitor.observe(batch(uid=torch.arange(4)))
+        monitor.update()
+    monitor.step()
+    for _ in range(2):
+        monitor.observe(batch(uid=torch.arange(4)))
+    monitor.step()
+    assert [step.responses for step in recorded(monitor)] == [4, 4]
+    (event,) = events(run_dir, "bad_input")
+    assert event["detail"].startswith("uid 0 stands 2 times in update 0")
 
 
 def test_a_directory_with_a_run_is_refused(run_dir: Path, monitor: Monitor) -> None:
@@ -330,7 +433,9 @@ def test_going_back_without_a_readable_history_loses_no_step(
     monitor._recorder.flush()
     info = (run_dir / "run.json").read_text()
     (run_dir / ".run.json.tmp").mkdir()  # run.json cannot be replaced ...
-    (run_dir / "run.json").write_text(info.replace('"schema_version": 1', '"schema_version": 99'))  # ... nor understood
+    (run_dir / "run.json").write_text(
+        info.replace(f'"schema_version": {SCHEMA_VERSION}', '"schema_version": 99')
+    )  # ... nor understood
     monitor.step(3, loss=2.0)
     monitor.step(4, loss=2.0)
     (run_dir / "run.json").write_text(info)

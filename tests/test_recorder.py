@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import logging
+import math
 import os
 import random
 import shutil
@@ -28,7 +29,18 @@ import lldwatch.recorder
 from lldwatch import Monitor, Run, RunExistsError
 from lldwatch.errors import RunError, SchemaTooNewError
 from lldwatch.recorder import Recorder
-from lldwatch.schema import TABLES, Observation, Probes, Responses, RunInfo, arrow_schema
+from lldwatch.schema import (
+    TABLES,
+    Actions,
+    Gradients,
+    Observation,
+    Positions,
+    Probes,
+    Responses,
+    RunInfo,
+    Tokens,
+    arrow_schema,
+)
 from lldwatch.segments import Segment, write_part
 
 TRAINING = Path(__file__).with_name("child_training.py")
@@ -102,7 +114,7 @@ def test_rows_come_back_with_their_step_and_missing_columns_are_null(run_dir: Pa
     first = Responses(reward=[1.0, np.nan], correct=[True, False], tokens=[4, 2**31 - 1], uid=[2**62, 0])
     second = Responses(tokens=[7], log_prob=[-np.inf])
     probes = Probes(kind=["cross_update", "noise"], tokens=[1, 2], log_prob_before=[-1.0, -2.0])
-    recorder.record(Observation(step=5), [first, second], [probes])
+    recorder.record(Observation(step=5), [first, second, probes])
     recorder.record(Observation(step=6))
     recorder.close()
     run = Run(run_dir)
@@ -130,7 +142,7 @@ def test_booleans_and_words_survive_at_any_length(
     correct = [choose.random() < 0.5 for _ in range(size)]
     kind = [choose.choice(["noise", "cross_update", "", "ä€"]) for _ in range(size)]
     with_rows = Recorder(path, RunInfo())
-    with_rows.record(Observation(step=1), [Responses(correct=correct)], [Probes(kind=kind, correct=correct)])
+    with_rows.record(Observation(step=1), [Responses(correct=correct), Probes(kind=kind, correct=correct)])
     with_rows.close()
     probes = Run(path).probes()
     assert probes["correct"].to_pylist() == correct == Run(path).responses()["correct"].to_pylist()
@@ -644,8 +656,20 @@ print([name for name in ("torch", "pandas", "dash", "plotly") if name in sys.mod
 
 
 def test_every_table_is_written_by_one_step(run_dir: Path, recorder: Recorder) -> None:
-    probes = Probes(kind=["noise"], tokens=[3], log_prob_before=[-1.0], log_prob_after=[-1.0])
-    recorder.record(Observation(step=1), [Responses(tokens=[3])], [probes])
+    rows = [
+        Responses(tokens=[3]),
+        Probes(kind=["noise"], tokens=[3], log_prob_before=[-1.0], log_prob_after=[-1.0]),
+        Actions(kind=["post_update"], action=[0], tokens=[3]),
+        Positions(after_feedback=[True], position=[2], tokens=[3]),
+        Tokens(kind=["cross_update"], token=[7], text=["</s>"], action=[-1]),
+        Gradients(update=[0], module=["block 3"], grad_norm=[math.inf], parameters=[2**40]),
+    ]
+    recorder.record(Observation(step=1), rows)
     recorder.event(1, "start", "x")
     recorder.close()
     assert sorted(path.parent.name for path in parts(run_dir)) == sorted(TABLES)
+    run = Run(run_dir)
+    for table in rows:
+        (row,) = getattr(run, table.TABLE)().to_pylist()
+        given = {name: column[0] for name, column in table.columns().items() if column is not None}
+        assert {name: value for name, value in row.items() if value is not None} == {"step": 1, **given}

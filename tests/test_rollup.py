@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import ratio_error, step_summary
+from oracles import in_batch_rows, ratio_error, step_summary
 from strategies import probe_rows, response_rows
 
-from lldwatch.rollup import summarise
+from lldwatch.rollup import in_batch, summarise
 from lldwatch.schema import Observation, Probes, Responses
 
 Rows = list[dict[str, Any]]
@@ -32,6 +32,25 @@ def test_every_field_equals_the_row_by_row_twin(rows: Rows, probes: Rows, cut: i
         assert summary[name] == pytest.approx(value, rel=1e-5, abs=1e-5), name
 
 
+@given(response_rows(), st.integers(0, 8))
+def test_the_in_batch_change_by_update_equals_the_row_by_row_twin(rows: Rows, cut: int) -> None:
+    found, expected = in_batch(tables(Responses, rows, cut)), in_batch_rows(rows)
+    assert len(found) == len(expected)
+    for name in ("update", "correct", "tokens", "log_prob_before", "log_prob_after"):
+        column = found.columns()[name]
+        assert (column is None) == (not expected)
+        if column is not None:
+            assert column.tolist() == pytest.approx([row[name] for row in expected], rel=1e-5, abs=1e-5), name
+            assert set(found.columns()["kind"]) == {"in_batch"}
+
+
+def test_a_batch_that_a_single_update_saw_has_no_rows_by_update() -> None:
+    rows = Responses(update=[3, 3], advantage=[1.0, -1.0], tokens=[2, 2], old_log_prob=[-1, -1], log_prob=[-1, -2])
+    assert len(in_batch([rows])) == 0
+    assert len(in_batch([Responses(tokens=[2])])) == 0
+    assert len(in_batch([])) == 0
+
+
 @given(response_rows(), probe_rows())
 def test_the_fields_are_fields_of_observation(rows: Rows, probes: Rows) -> None:
     summary = summarise(tables(Responses, rows, 8), tables(Probes, probes, 8))
@@ -45,6 +64,7 @@ def test_a_missing_column_takes_only_what_is_made_of_it(rows: Rows, missing: str
     if missing == "uid":  # each row then is a response of its own
         rows = [{**row, "uid": number} for number, row in enumerate(rows)]
     expected = step_summary(rows, [])
+    assert set(summary) <= set(expected)
     for name, value in summary.items():
         assert value == pytest.approx(expected[name], rel=1e-5, abs=1e-5), name
     if rows and missing != "tokens":

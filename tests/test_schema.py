@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import observations
 
+from lldwatch.columns import stack_columns
 from lldwatch.errors import InputError
 from lldwatch.schema import (
     SCHEMA_HISTORY,
@@ -26,7 +27,6 @@ from lldwatch.schema import (
     RunInfo,
     arrow_schema,
     columns_of,
-    stack_columns,
 )
 
 FIELDS = [field for field in dataclasses.fields(Observation) if field.name not in ("step", "time")]
