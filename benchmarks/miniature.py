@@ -110,15 +110,15 @@ COLUMNS = [
 """What the table shows."""
 
 
-def train_one(scenario: str, base_seed: int, seed: int, steps: int, out: Path) -> Trained:
-    """Trains and records one run."""
+def train_one(scenario: str, base_seed: int, seed: int, steps: int, out: Path, probes: str = "standard") -> Trained:
+    """Trains and records one run, watched by a preset of probes."""
     policy = base_policy(PretrainSettings(seed=base_seed))
     run_dir = out / f"{scenario}-base{base_seed}-seed{seed}"
     settings = SCENARIOS[scenario]
     config = {**asdict(settings), "seed": seed, "base_seed": base_seed}
     began = time.perf_counter()
     with Monitor(run_dir, trainer="search_world", config=config, planned_steps=steps) as monitor:
-        results = train(policy, settings, seed, steps, monitor)
+        results = train(policy, settings, seed, steps, monitor, probes=probes)
     seconds = time.perf_counter() - began
     outcome = judge([result.reward for result in results])
     return Trained(scenario, base_seed, seed, run_dir, results, outcome, monitor.diagnosis, seconds)

@@ -18,14 +18,18 @@ from statistics import median
 from typing import Any
 
 from lldwatch import Monitor
-from lldwatch.probes import CrossUpdateProbe
+from lldwatch.gradients import GradientNorms
+from lldwatch.probes import LikelihoodProbe
 from lldwatch.search_world import grpo
 from lldwatch.search_world.pretrain import base_policy
 
 PARTS = {
     "hooks: per_response": [(grpo, "per_response")],
-    "monitor: gather, record, detect": [(Monitor, name) for name in ("observe", "update", "probe", "step")],
-    "probe: re-score": [(CrossUpdateProbe, "after_update")],
+    "monitor: gather, record, detect": [
+        (Monitor, name) for name in ("observe", "gradients", "update", "probe", "step")
+    ],
+    "gradient norms of the parts, each 10th step": [(GradientNorms, "measure")],
+    "probes: re-score": [(LikelihoodProbe, name) for name in ("before_update", "after_update")],
 }
 
 

@@ -45,6 +45,7 @@ class RowTable:
         companions: rows of other tables that were measured together with these.
         seconds: wall time that measuring them took on the training thread; None if it was not timed.
         note: what the run's events should say of them, once.
+        pending: on their way from the device; there are no rows before `resolve`.
     """
 
     TABLE: ClassVar[str]
@@ -52,6 +53,11 @@ class RowTable:
     companions: tuple[RowTable, ...] = ()
     seconds: float | None = None
     note: str | None = None
+    pending: Callable[[], Self] | None = None
+
+    def resolve(self) -> Self:
+        """The rows; waits for the device if they are still on their way."""
+        return self if self.pending is None else self.pending()
 
     def having(self, **attributes: Any) -> Self:
         """These rows, with some of the attributes set."""

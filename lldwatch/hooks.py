@@ -65,7 +65,10 @@ def per_response(
 
     Returns:
         One row per response; sums are in nats, entropy in nats per token. `companions` holds the confidence by the
-        place of a token in its action (`Positions`). Nothing is raised here: a tensor that has another shape than its
+        place of a token in its action (`Positions`). From a GPU the rows are still on their way when this returns: the
+        place of a token in its action (`Positions`). From a GPU the rows are still on their way when this returns:
+        `Monitor` fetches them at the end of the step, you would with `.resolve()`. Nothing is raised here: a tensor that
+        has another shape than its
         neighbours gives no rows and stands in `error`. `Monitor.observe` raises it in the first step, when somebody
         is looking, and never later.
     """
@@ -204,14 +207,39 @@ def _rows(columns: dict[str, Tensor], positions: Tensor, uid: Tensor | None, gro
     """One transfer for all columns and places; float32 holds token counts up to 16 million exactly."""
     device = positions.device
     stacked = torch.stack([column if column.device == device else column.to(device) for column in columns.values()])
-    flat = torch.cat([stacked.detach().float().flatten(), positions.flatten()]).cpu().numpy()
-    host = dict(zip(columns, flat[: stacked.numel()].reshape(stacked.shape), strict=True))
-    odd = host.pop("odd_mask", None)
-    if odd is not None and odd.any():
-        rows = f"{int((odd > 0).sum())} of {len(odd)} responses"
-        raise InputError(f"response_mask has values other than 0 and 1 in {rows}: expected 1 on policy tokens")
-    places = _positions(flat[stacked.numel() :].reshape(positions.shape))
-    return Responses(uid=_integers(uid), group=_integers(group), **host).having(companions=(places,))
+    flat = _to_host(torch.cat([stacked.detach().float().flatten(), positions.flatten()]))
+    identities = [None if values is None else _to_host(values.detach()) for values in (uid, group)]
+
+    def rows() -> Responses:
+        values = flat.numpy()
+        host = dict(zip(columns, values[: stacked.numel()].reshape(stacked.shape), strict=True))
+        odd = host.pop("odd_mask", None)
+        if odd is not None and odd.any():
+            where = f"{int((odd > 0).sum())} of {len(odd)} responses"
+            wrong = f"response_mask has values other than 0 and 1 in {where}: expected 1 on policy tokens"
+            return Responses.unusable(InputError(wrong))
+        places = _positions(values[stacked.numel() :].reshape(positions.shape))
+        own = [None if tensor is None else tensor.numpy().astype("int64") for tensor in identities]
+        return Responses(uid=own[0], group=own[1], **host).having(companions=(places,))
+
+    if device.type != "cuda":
+        return rows()
+    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's is untyped
+    copied.record()
+
+    def when_copied() -> Responses:
+        copied.synchronize()
+        return rows()
+
+    return Responses().having(pending=when_copied)
+
+
+def _to_host(values: Tensor) -> Tensor:
+    """A copy on the host; from a GPU it is under way when this returns, and nobody waits for it yet."""
+    if not values.is_cuda:
+        return values.cpu()
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    return host.copy_(values, non_blocking=True)
 
 
 def _positions(sums: Array) -> Positions:
@@ -219,10 +247,6 @@ def _positions(sums: Array) -> Positions:
     index = seen.nonzero()[0]
     rows = dict(zip(_BY_PLACE, sums[:, seen], strict=True))
     return Positions(after_feedback=index >= PLACES, position=index % PLACES, **rows)
-
-
-def _integers(values: Tensor | None) -> Array | None:
-    return None if values is None else values.detach().cpu().numpy().astype("int64")
 
 
 def _check(log_probs: Tensor, others: dict[str, Tensor | None], low_confidence: tuple[float, float]) -> None:

@@ -36,15 +36,21 @@ def problem_of(responses: Responses) -> str | None:
     return None
 
 
-def numbers_of(scalars: Mapping[str, Any]) -> tuple[dict[str, float], list[str]]:
-    """The numbers among what the loop gave (None is left out), and what is wrong with the others."""
+def numbers_of(scalars: Mapping[str, Any], *, wait: bool = True) -> tuple[dict[str, Any], list[str]]:
+    """The numbers among what the loop gave (None is left out), and what is wrong with the others.
+
+    Args:
+        scalars: field of `Observation` -> number, or tensor with one element.
+        wait: for a GPU; if not, a copy of what is there stands for its number, which a later call turns into it.
+    """
     numbers, problems = {}, []
     for name, value in scalars.items():
         if name not in SCALARS:
             problems.append(f"{name} is not a field of Observation: expected one of {', '.join(SCALARS)}")
         elif value is not None:
             try:  # a tensor that wants a gradient would warn when it is turned into a number
-                numbers[name] = float(value.detach() if hasattr(value, "detach") else value)
+                value = value.detach() if hasattr(value, "detach") else value
+                numbers[name] = float(value) if wait or not getattr(value, "is_cuda", False) else value.clone()
             except (TypeError, ValueError, OverflowError, RuntimeError) as error:
                 problems.append(f"{name} is not one number: {error}")
     return numbers, problems

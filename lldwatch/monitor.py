@@ -128,7 +128,7 @@ class Monitor:
         self._steps_closed = 0
         # what an earlier attempt or another rank recorded keeps its identity
         self._next_uid = (self._recorder.attempt << 44) + (self._rank << 30)
-        self._step = Gathered()
+        self._step, self._pending = Gathered(), list[tuple[int, Responses]]()
         if not self._resuming:
             self._event("start", f"{trainer} in process {os.getpid()}")
 
@@ -165,15 +165,10 @@ class Monitor:
         """
         if not isinstance(responses, Responses):
             return self._complain(f"responses is a {type(responses).__name__}: expected what per_response returns")
-        self._complain(str(responses.error) if responses.error else problem_of(responses))
-        size, companions = len(responses), responses.companions
-        own: dict[str, Any] = {}
-        if responses.uid is None:
-            own["uid"] = np.arange(self._next_uid, self._next_uid + size)
-            self._next_uid += size
-        if responses.update is None:
-            own["update"] = np.full(size, self._step.updates, np.int16)
-        self._step.add((replace(responses, **own) if own else responses).having(companions=companions))
+        if responses.pending is not None and self._steps_closed:  # in the first step mistakes are worth the waiting
+            self._pending.append((self._step.updates, responses))
+        else:
+            self._take(responses.resolve(), self._step.updates)
 
     @_never_hurt
     def update(self, **scalars: Any) -> None:
@@ -187,7 +182,7 @@ class Monitor:
             InputError: in the first step, a name is not a field of `Observation`.
         """
         self._step.updates += 1
-        for name, value in self._numbers(scalars).items():
+        for name, value in self._numbers(scalars, wait=self._steps_closed == 0).items():
             self._step.update_scalars.setdefault(name, []).append(value)
 
     @_never_hurt
@@ -264,6 +259,7 @@ class Monitor:
         if same_process and isinstance(step, Integral) and step < last:
             self._step.rows = [rows for rows in self._step.rows if not isinstance(rows, Probes)]  # of a policy given up
         try:
+            self._arrive()
             self._step.scalars = self._numbers(scalars)
             self._complain(repeated(self._step.of(Responses)))
             wanted = self._open_step if step is None else step
@@ -271,6 +267,25 @@ class Monitor:
         finally:
             self._recorder.dropped_steps += bool(self._steps_closed and self._last_step == last)
             self._step = Gathered()
+
+    def _take(self, responses: Responses, update: int) -> None:
+        """Rows that are there: looked at, and given an identity and the update that saw them, if they have none."""
+        self._complain(str(responses.error) if responses.error else problem_of(responses))
+        size, companions, own = len(responses), responses.companions, dict[str, Any]()
+        if responses.uid is None:
+            own["uid"] = np.arange(self._next_uid, self._next_uid + size)
+            self._next_uid += size
+        if responses.update is None:
+            own["update"] = np.full(size, update, np.int16)
+        self._step.add((replace(responses, **own) if own else responses).having(companions=companions))
+
+    def _arrive(self) -> None:
+        """Fetch what was left on the device, so that the training need not wait for it in the middle of a step."""
+        pending, self._pending = self._pending, []
+        for update, responses in pending:
+            self._take(responses.resolve(), update)
+        for values in self._step.update_scalars.values():
+            values[:] = [float(value) for value in values]
 
     def _decided(self, step: Any) -> _Closed:
         """What rank 0 makes of the step; without other ranks this is rank 0."""
@@ -340,8 +355,8 @@ class Monitor:
         self._event("finish", detail)
         self._recorder.close()
 
-    def _numbers(self, scalars: Mapping[str, Any]) -> dict[str, float]:
-        numbers, problems = numbers_of(scalars)
+    def _numbers(self, scalars: Mapping[str, Any], *, wait: bool = True) -> dict[str, Any]:
+        numbers, problems = numbers_of(scalars, wait=wait)
         for problem in problems:
             self._complain(problem)
         return numbers

@@ -241,9 +241,11 @@ class Actions(RowTable):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Positions(RowTable):
-    """Confidence by the place of a token in its action, summed over the step's (micro-)batches. Shape (rows,).
+    """Confidence by the place of a token in its action, one row a place and (micro-)batch. Arrays of shape (rows,).
 
-    Reference: tool feedback is out of distribution, and likelihood falls behind it; arXiv:2512.04220, Sec. 4.
+    Made of at most 64 responses of a (micro-)batch, evenly chosen.
+
+    Reference: tool feedback is out of distribution, and likelihood falls behind it; arXiv:2512.04220.
     """
 
     TABLE: ClassVar[str] = "positions"

@@ -2,13 +2,15 @@
 
 `Launcher` starts `python child_rank.py`, which imports torch once and then forks a new world of ranks for each job: a
 world costs a fraction of a second instead of an import for each of its ranks. A job names one of the functions below
-that are marked `@job`; every rank calls it with (rank, size, run, **options), and what it returns, or raises, goes
-back to the test together with its warnings.
+that are marked `@job`; every rank calls it with (rank, size, run, **options), and what it returns, or raises, goes back
+to the test together with its warnings.
 """
 
 from __future__ import annotations
 
+import atexit
 import functools
+import gc
 import json
 import logging
 import os
@@ -70,11 +72,22 @@ class Launcher:
             start_new_session=True,
         )
 
-    def __call__(self, name: str, size: int, run: Path, *, seconds: float = 60.0, **options: Any) -> list[Rank]:
-        """Run a job on so many ranks; those that have not ended after so many seconds are killed."""
+    def __call__(
+        self, name: str, size: int, run: Path, *, seconds: float = 60.0, tidy: bool = False, **options: Any
+    ) -> list[Rank]:
+        """Run a job on so many ranks; those that have not ended after so many seconds are killed.
+
+        Args:
+            name: of the job.
+            size: ranks.
+            run: the run directory, for the job.
+            seconds: for all of it.
+            tidy: let the interpreter clear up at the end, as a training does; it takes a second.
+            options: for the job.
+        """
         work = run.with_name(f"{run.name} {name} {time.monotonic_ns()}")
         work.mkdir(parents=True)
-        order = {"name": name, "size": size, "run": str(run), "work": str(work), "seconds": seconds}
+        order = {"name": name, "size": size, "run": str(run), "work": str(work), "seconds": seconds, "tidy": tidy}
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps({**order, "options": options}) + "\n")
@@ -108,13 +121,15 @@ JOBS: dict[str, Callable[..., Any]] = {}
 
 
 def job(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What a test can ask for."""
+    """What a test can ask for. Some options are the launcher's: `seconds` and `tidy`."""
     JOBS[function.__name__] = function
     return function
 
 
 def launch() -> None:
     """In the launcher: fork the ranks of each job, wait for them, kill those that are late."""
+    gc.collect()
+    gc.freeze()  # a fork copies less
     for line in sys.stdin:
         order = json.loads(line)
         children = []
@@ -167,6 +182,9 @@ def be_rank(rank: int, order: dict[str, Any]) -> None:
     hidden = work / f".{rank}"
     hidden.write_bytes(pickle.dumps(me))
     hidden.rename(work / f"{rank}.pickle")
+    if not order["tidy"]:
+        atexit._run_exitfuncs()
+        os._exit(0)
 
 
 def refusal(attempt: Callable[[], Any]) -> tuple[list[str], str]:
@@ -238,7 +256,9 @@ def together(steps: Sequence[Step]) -> Step:
     """The same step, seen by one process: all rows of an update, and the mean of what the ranks say."""
     updates = []
     for parts in zip(*(step.updates for step in steps), strict=True):
-        updates.append(Part([rows for part in parts for rows in part.responses], mean([part.scalars for part in parts])))
+        updates.append(
+            Part([rows for part in parts for rows in part.responses], mean([part.scalars for part in parts]))
+        )
     probes = [rows for step in steps for rows in step.probes]
     return Step(updates, probes, mean([step.scalars for step in steps]))
 
@@ -613,7 +633,12 @@ def probe_batches(rank: int, trouble: str | None) -> Iterator[dict[str, Any]]:
 
 
 @job
-def probed(
+def probed(rank: int, size: int, run: Path, *, variants: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Trainings one after the other, each in a folder of its own."""
+    return {name: one_probed(rank, size, run / name, **options) for name, options in variants.items()}
+
+
+def one_probed(
     rank: int,
     size: int,
     run: Path,
@@ -646,7 +671,7 @@ def probed(
         probe.set_anchors({"tokens": own}, response_mask=torch.ones_like(own))
         counts.append((calls, 0))
     with Monitor(run, ranks=Ranks(timeout_s=SECONDS)) as monitor:
-        for step, about in enumerate(probe_batches(rank, trouble), 1):  # noqa: B007  read by the score
+        for step, about in enumerate(probe_batches(rank, trouble), 1):
             calls = 0
             probe.before_update(**about)
             before = calls

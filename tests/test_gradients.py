@@ -379,7 +379,7 @@ def test_gradients_weights_and_the_random_stream_are_bitwise_untouched() -> None
     model = trained_policy()
     fill(model.layers[0].half(), 6e4)
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-    before = {name: (weight.detach().clone(), weight.grad.clone()) for name, weight in model.named_parameters()}  # type: ignore[union-attr]
+    before = {name: (weight.detach().clone(), weight.grad.clone()) for name, weight in model.named_parameters()}
     state = torch.get_rng_state()
     GradientNorms(model).measure()
     assert torch.equal(torch.get_rng_state(), state)

@@ -232,3 +232,25 @@ def test_a_shape_mistake_names_the_argument_its_shape_and_what_was_expected(
     assert got in said
     assert expected in said
     assert "\n" not in said
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_the_rows_arrive_later_and_are_the_same() -> None:
+    draw = torch.Generator().manual_seed(0)
+    arguments = {
+        "log_probs": -torch.rand(8, 40, generator=draw),
+        "old_log_probs": -torch.rand(8, 40, generator=draw),
+        "response_mask": torch.rand(8, 40, generator=draw) < 0.7,
+        "rewards": torch.rand(8, generator=draw),
+        "uid": torch.arange(8),
+    }
+    here = per_response(**arguments, clip_range=0.2)
+    there = per_response(**{name: tensor.cuda() for name, tensor in arguments.items()}, clip_range=0.2)
+    assert len(there) == 0
+    arrived = there.resolve()
+    for name, column in here.columns().items():
+        other = arrived.columns()[name]
+        assert (column is None) == (other is None)
+        if column is not None:
+            np.testing.assert_allclose(other, column, rtol=1e-5, atol=1e-5, err_msg=name)
+    assert places_of(arrived).keys() == places_of(here).keys()

@@ -204,6 +204,63 @@ def test_a_score_that_fails_is_recorded_said_once_and_raises_not_even_in_the_fir
     assert len(warnings(caplog)) == 1
 
 
+class OnDevice:
+    """Stands for a tensor on a GPU: says when somebody waits for it."""
+
+    is_cuda = True
+
+    def __init__(self, number: float, waited: list[float]) -> None:
+        self._number, self._waited = number, waited
+
+    def detach(self) -> OnDevice:
+        return self
+
+    def clone(self) -> OnDevice:
+        return OnDevice(self._number, self._waited)
+
+    def __float__(self) -> float:
+        self._waited.append(self._number)
+        return self._number
+
+
+def test_what_is_still_on_the_device_is_waited_for_once_the_step_ends_and_in_the_first_step_at_once(
+    monitor: Monitor, run_dir: Path
+) -> None:
+    waited: list[Any] = []
+
+    def pending() -> Responses:
+        waited.append("rows")
+        return batch(-1.25)
+
+    def one_step() -> list[Any]:
+        waited.clear()
+        for norm in (1.0, 2.0):
+            monitor.observe(Responses().having(pending=pending))
+            monitor.update(grad_norm=OnDevice(norm, waited))
+        before_the_end = list(waited)
+        monitor.step(loss=OnDevice(0.5, waited))
+        return before_the_end
+
+    assert one_step() == ["rows", 1.0, "rows", 2.0]
+    assert one_step() == []
+    assert waited == ["rows", "rows", 1.0, 2.0, 0.5]
+    first, second = recorded(monitor)
+    for step in (first, second):
+        assert (step.responses, step.updates, step.grad_norm, step.loss) == (8, 2, 1.5, 0.5)
+        assert step.log_prob_correct == -1.5
+    table = Run(run_dir).responses()
+    assert table["update"].to_pylist() == 2 * ([0] * 4 + [1] * 4)
+    assert len(set(table["uid"].to_pylist())) == 16
+
+
+def test_rows_that_fail_on_the_device_are_said_and_cost_nothing_else(monitor: Monitor, run_dir: Path) -> None:
+    monitor.step(loss=1.0)
+    monitor.observe(Responses().having(pending=lambda: Responses.unusable(InputError("response_mask is odd"))))
+    monitor.step(loss=2.0)
+    assert [step.loss for step in recorded(monitor)] == [1.0, 2.0]
+    assert [row["detail"] for row in events(run_dir, "bad_input")] == ["response_mask is odd"]
+
+
 def test_step_numbers_count_on_from_the_last_one(monitor: Monitor) -> None:
     assert [monitor.step(number).step for number in (None, 5, None, torch.tensor(10), None)] == [1, 5, 6, 10, 11]
 

@@ -37,7 +37,7 @@ def test_it_says_what_it_means(signal: Signal) -> None:
 
 
 def test_a_plain_signal_has_the_unit_of_its_column(signal: Signal) -> None:
-    if signal.name in COLUMNS and not signal.name.startswith("cross_update"):  # that one is per step as well
+    if signal.name in COLUMNS and not signal.name.startswith(("cross_update", "post_update")):  # per step as well
         unit = COLUMNS[signal.name].metadata["unit"]
         assert signal.unit in (unit, "" if unit == "reward" else unit)
 

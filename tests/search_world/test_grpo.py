@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from lldwatch import Monitor, Run
+from lldwatch.probe_plan import Plan
+from lldwatch.search_world import grpo
 from lldwatch.search_world.grpo import SCENARIOS, StepResult, mini_batches, train
 from lldwatch.search_world.objective import group_advantages, grpo_loss
 from lldwatch.search_world.policy import Policy
@@ -138,3 +140,40 @@ def test_thread_count_comes_back_when_a_callback_raises(policy: Policy) -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
+
+
+def decoded(policy: Policy, tokens: list[int], place: int) -> float:
+    """The log-prob of one token by the definition: the policy, in double precision, on what stands before it."""
+    with torch.no_grad():
+        logits, _ = policy(torch.tensor([tokens[:place]]))
+    scores = logits[0, -1].tolist()
+    return scores[tokens[place]] - math.log(sum(math.exp(score) for score in scores))
+
+
+def test_probes_equal_decoding_token_by_token_with_copies_of_the_policy(
+    policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches, rollout = [], grpo.rollout
+    policies = [copy.deepcopy(policy).double()]
+
+    def kept(*arguments: object, **more: object) -> object:
+        batches.append(rollout(*arguments, **more))  # type: ignore[arg-type]
+        return batches[-1]
+
+    monkeypatch.setattr(grpo, "rollout", kept)
+    plan = Plan(cross_update=3, post_update=8, post_update_every=1, lagged=2, lags=(2,), lagged_every=1, fixed=0)
+    with Monitor(tmp_path / "run") as monitor:
+        train(policy, SMALL, 0, 4, monitor, lambda _: policies.append(copy.deepcopy(policy).double()), plan)
+    uids = {int(uid): (step, row) for step, batch in enumerate(batches, 1) for row, uid in enumerate(batch.uid)}
+    rows = [row for row in Run(tmp_path / "run").probes().to_pylist() if row["kind"] != "in_batch"]
+    assert {row["kind"] for row in rows} == {"cross_update", "post_update", "lagged", "noise"}
+    for row in rows:
+        own, place = uids[row["uid"]]
+        batch, lag = batches[own - 1], row["step"] - own
+        assert row["lag"] == lag
+        assert row["correct"] == (batch.rewards[place] > 0.5)
+        taken = {"post_update": row["step"] - 1, "noise": row["step"]}.get(row["kind"], own)
+        tokens, mask = batch.tokens[place].tolist(), batch.response_mask[place].tolist()
+        for moment, when in (("before", taken), ("after", row["step"])):
+            expected = sum(decoded(policies[when], tokens, t) for t in range(len(tokens)) if mask[t])
+            assert row[f"log_prob_{moment}"] == pytest.approx(expected, abs=2e-4), row
