@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lldwatch.columns import RowTable
+from lldwatch.columns import RowTable, stack_columns
 from lldwatch.rollup import summarise
 from lldwatch.schema import Probes, Responses
 
@@ -105,18 +105,20 @@ def _over_ranks(name: str, values: Sequence[float]) -> float:
 
 def repeated(responses: Sequence[Responses]) -> str | None:
     """What is wrong with identities that stand twice in one update; None when each stands once."""
-    seen: dict[int, list[Any]] = {}
-    for rows in responses:
-        if rows.uid is not None and rows.update is not None:
-            for update in np.unique(rows.update):
-                seen.setdefault(int(update), []).append(rows.uid[rows.update == update])
-    for update, parts in seen.items():
-        uids = np.concatenate(parts) if len(parts) > 1 else parts[0]
-        values, counts = np.unique(uids, return_counts=True)
-        if len(values) < len(uids):
-            twice = int(values[counts > 1][0])
-            return (
-                f"uid {twice} stands {int(counts.max())} times in update {update}: expected another one for each "
-                "response (call Monitor.update after each optimizer update)"
-            )
-    return None
+    tables = [rows for rows in responses if rows.uid is not None and rows.update is not None]
+    if not tables:
+        return None
+    rows = stack_columns(tables)
+    uid, update = rows["uid"], rows["update"]
+    assert uid is not None
+    assert update is not None
+    if len(np.unique(uid)) == len(uid):
+        return None
+    pairs, counts = np.unique(np.stack([uid, update]), axis=1, return_counts=True)
+    if counts.max() == 1:
+        return None
+    twice, when = pairs[:, counts > 1][:, 0]
+    return (
+        f"uid {twice} stands {counts.max()} times in update {when}: expected another one for each response "
+        "(call Monitor.update after each optimizer update)"
+    )

@@ -65,12 +65,10 @@ def per_response(
 
     Returns:
         One row per response; sums are in nats, entropy in nats per token. `companions` holds the confidence by the
-        place of a token in its action (`Positions`). From a GPU the rows are still on their way when this returns: the
         place of a token in its action (`Positions`). From a GPU the rows are still on their way when this returns:
-        `Monitor` fetches them at the end of the step, you would with `.resolve()`. Nothing is raised here: a tensor that
-        has another shape than its
-        neighbours gives no rows and stands in `error`. `Monitor.observe` raises it in the first step, when somebody
-        is looking, and never later.
+        `Monitor` fetches them at the end of the step, you would with `.resolve()`. Nothing is raised here: a tensor
+        that has another shape than its neighbours gives no rows and stands in `error`. `Monitor.observe` raises it in
+        the first step, when somebody is looking, and never later.
     """
     others = {
         "old_log_probs": old_log_probs,

@@ -57,6 +57,8 @@ def in_batch(responses: Sequence[Responses]) -> Probes:
     update, advantage, tokens, old, new = wanted
     if update is None or advantage is None or tokens is None or old is None or new is None:
         return Probes()
+    if not len(update) or update.min() == update.max():
+        return Probes()
     signed = np.abs(advantage) >= ADVANTAGE_TOLERANCE
     key, where = np.unique(update[signed] * np.int64(2) + (advantage[signed] > 0), return_inverse=True)
     if len(np.unique(key // 2)) < 2:
@@ -80,8 +82,9 @@ def _of_responses(rows: Columns) -> dict[str, Any]:
         return {}
     if rows["uid"] is not None:
         first = np.unique(rows["uid"], return_index=True)[1]
-        rows = {name: None if column is None else column[first] for name, column in rows.items()}
-        size = len(first)
+        if len(first) < size:
+            rows = {name: None if column is None else column[first] for name, column in rows.items()}
+            size = len(first)
     reward, advantage, smallest = rows["reward"], rows["advantage"], rows["min_log_prob"]
     return {
         "responses": size,

@@ -1,4 +1,4 @@
-"""The ranks of a distributed training, as real processes that talk over gloo. A simulation: nothing learns, but `trained`.
+"""The ranks of a distributed training, as real processes that talk over gloo. But for `trained`, nothing learns.
 
 `Launcher` starts `python child_rank.py`, which imports torch once and then forks a new world of ranks for each job: a
 world costs a fraction of a second instead of an import for each of its ranks. A job names one of the functions below
@@ -9,6 +9,7 @@ to the test together with its warnings.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import gc
 import json
@@ -19,6 +20,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 import warnings
@@ -33,6 +35,7 @@ import torch.distributed as dist
 from made_up import spiral
 from torch import Tensor
 
+import lldwatch.monitor
 from lldwatch import Monitor, Observation, Probes, Responses
 from lldwatch.detector import CollapseDetector
 from lldwatch.hooks import per_response
@@ -108,10 +111,8 @@ class Launcher:
         try:
             self._process.wait(10)
         finally:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             self._process.wait()
             if self._process.stdout is not None:
                 self._process.stdout.close()
@@ -227,7 +228,7 @@ def step_of(number: int, ranks: int, split: str) -> list[Step]:
     draw = np.random.default_rng([number, 17])
     size, prompts, updates = int(draw.integers(6, 20)), int(draw.integers(2, 6)), 1 + number % 3
     fixed = responses_of(draw, size, number, prompts)
-    empty = [number % ranks] if number % 4 == 1 else []  # a rank that has nothing in this step, rank 0 as well
+    empty = [number // 5 % ranks] if number % 5 == 1 else []  # a rank that has nothing in this step, rank 0 as well
     having = [rank for rank in range(ranks) if rank not in empty]
     owner = draw.choice(having, size)
     owner[draw.permutation(size)[: len(having)]] = having  # the others all have something
@@ -391,7 +392,7 @@ def resumed(rank: int, size: int, run: Path) -> list[dict[str, Any]]:
     with Monitor(run, config={"seed": 1}, ranks=Ranks(timeout_s=SECONDS)) as monitor:
         said += [tagged_step(monitor, rank, 1) for _ in range(6)]
     dist.barrier()
-    with Monitor(run, resume=True, ranks=Ranks(timeout_s=SECONDS)) as monitor:
+    with Monitor(run, config={"seed": 1}, resume=True, ranks=Ranks(timeout_s=SECONDS)) as monitor:
         said += [tagged_step(monitor, rank, 2) for _ in range(3)]
         said += [tagged_step(monitor, rank, 3, step) for step in (5, None, None)]
     return said
@@ -470,6 +471,21 @@ def broken_detector(rank: int, size: int, run: Path) -> dict[str, Any]:
 
 
 @job
+def broken_part(rank: int, size: int, run: Path) -> list[dict[str, Any]]:
+    """A bug of ours on rank 1, in step 3 alone, before what it has is on its way."""
+    whole = lldwatch.monitor.repeated
+
+    def broken(responses: Sequence[Responses]) -> str | None:
+        if rank == 1 and monitor._last_step == 2:
+            raise RuntimeError("a bug of ours")
+        return whole(responses)
+
+    lldwatch.monitor.repeated = broken
+    with Monitor(run, ranks=Ranks(timeout_s=5.0)) as monitor:
+        return [tagged_step(monitor, rank, 1) for _ in range(5)]
+
+
+@job
 def refused(rank: int, size: int, run: Path) -> tuple[list[str], str]:
     """A run is there, and nobody asked to go on with it."""
     with Monitor(run, ranks=Ranks(timeout_s=SECONDS)) as monitor:
@@ -521,17 +537,13 @@ def lost(
     back: int | None = None,
 ) -> dict[str, Any]:
     """In step 4 of 8 a rank dies or hangs. Then, perhaps, the training goes back to an earlier checkpoint."""
+    deciding = run.with_name("rank 0 decides")
     if how == "dies before the answer" and rank == gone:
-        send = dist.broadcast_object_list
-
-        def die_first(*args: Any, **kwargs: Any) -> None:
-            if monitor._last_step == 3:
-                os.kill(os.getpid(), signal.SIGKILL)
-            send(*args, **kwargs)
-
-        dist.broadcast_object_list = die_first
-    if how in ("dies before the answer", "decides too slowly") and rank == 0:
-        slow_record(4, timeout_s + 1.0)
+        threading.Thread(target=die_when_there, args=(deciding,), daemon=True).start()
+    if rank == 0 and how == "dies before the answer":
+        slow_record(4, 1.0, deciding)
+    if rank == 0 and how == "decides too slowly":
+        slow_record(4, timeout_s + 1.0, deciding)
     said, seconds = [], []
     monitor = Monitor(run, ranks=Ranks(timeout_s=timeout_s))
     with monitor:
@@ -543,15 +555,21 @@ def lost(
                 if how == "is killed":
                     os.kill(os.getpid(), signal.SIGKILL)
                 if how == "hangs":
-                    time.sleep(timeout_s + 3.0)
+                    time.sleep(timeout_s + 1.5)
             began = time.monotonic()
             said.append(tagged_step(monitor, rank, 1 + (len(said) >= 8), step))
             seconds.append(time.monotonic() - began)
     return {"said": said, "seconds": seconds, "dropped": monitor.dropped_steps}
 
 
-def slow_record(step: int, seconds: float) -> None:
-    """A disk that keeps rank 0 waiting, in one step, for the first time that it records it."""
+def die_when_there(file: Path) -> None:
+    while not file.exists():
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def slow_record(step: int, seconds: float, deciding: Path) -> None:
+    """Something keeps rank 0 waiting in one step, when it has recorded it for the first time; the file says so."""
     record, slept = Recorder.record, []
 
     @functools.wraps(record)
@@ -559,6 +577,7 @@ def slow_record(step: int, seconds: float) -> None:
         record(self, observation, *rows)
         if observation.step == step and not slept:
             slept.append(step)
+            deciding.touch()
             time.sleep(seconds)
 
     Recorder.record = slowly  # type: ignore[method-assign]
@@ -604,6 +623,9 @@ def no_torch_distributed(rank: int, size: int, run: Path) -> tuple[list[str], st
 # probes
 
 PROBE_STEPS = 26
+TROUBLE = 11
+"""The step at which rank 1 has trouble: one in which the preset `full` measures all kinds but the fixed anchors."""
+
 VOCABULARY, TOKENS = 11, 6
 
 
@@ -612,7 +634,7 @@ def probe_batches(rank: int, trouble: str | None) -> Iterator[dict[str, Any]]:
     for step in range(1, PROBE_STEPS + 1):
         random = torch.Generator().manual_seed(1000 * rank + step)
         size = 5 + 2 * rank + step % 3
-        if trouble == "no responses" and rank == 1 and step == 7:
+        if trouble == "no responses" and rank == 1 and step == TROUBLE:
             size = 0
         mask = torch.rand(size, TOKENS, generator=random) < 0.7
         mask[:, 0], mask[:, -1] = False, True
@@ -627,7 +649,7 @@ def probe_batches(rank: int, trouble: str | None) -> Iterator[dict[str, Any]]:
             "uid": torch.arange(size) + 100 * step + 10_000 * rank,
             "group": torch.arange(size) // 4,
         }
-        if trouble == "a wrong shape" and rank == 1 and step == 7:
+        if trouble == "a wrong shape" and rank == 1 and step == TROUBLE:
             about["response_mask"] = mask[:, 0]
         yield about
 
@@ -655,7 +677,7 @@ def one_probed(
     def score(batch: Any) -> Tensor:
         nonlocal calls
         calls += 1
-        if trouble == "the score fails" and rank == 1 and step == 7:
+        if trouble == "the score fails" and rank == 1 and step == TROUBLE:
             raise RuntimeError("out of memory")
         tokens, table = batch["tokens"], weights
         if sharded:  # each rank holds a part of the weights
@@ -737,11 +759,11 @@ def training(rank: int, size: int, run: Path, steps: int, *, watched: bool) -> l
     monitor = Monitor(run, ranks=Ranks(timeout_s=SECONDS)) if watched else None
     probe = LikelihoodProbe(policy, "full", micro_batch=5) if watched else None
     losses = []
-    for _ in range(steps):
+    for step in range(steps):
         tokens = torch.randint(VOCABULARY, (8, TOKENS))
         mask, rewards = torch.ones(8, TOKENS).index_fill(1, torch.tensor([0]), 0.0), (tokens[:, -1] > 5).float()
         about = {"batch": {"tokens": tokens}, "response_mask": mask, "correct": rewards > 0}
-        about["advantages"] = rewards - rewards.mean()
+        about["advantages"], about["uid"] = rewards - rewards.mean(), torch.arange(8) + 100 * step + 10_000 * rank
         if probe is not None:
             probe.before_update(**about)
         with torch.no_grad():
@@ -757,7 +779,8 @@ def training(rank: int, size: int, run: Path, steps: int, *, watched: bool) -> l
                 dist.all_reduce(parameter.grad)
                 parameter.grad /= size
             if monitor is not None:
-                monitor.observe(per_response(log_probs, old, mask, advantages=about["advantages"], rewards=rewards))
+                known = {"advantages": about["advantages"], "rewards": rewards, "uid": about["uid"]}
+                monitor.observe(per_response(log_probs, old, mask, **known))
             grad_norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
             optimizer.step()
             losses.append(loss.item().hex())

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from child_rank import PROBE_STEPS, SPIRAL_STEPS, SPREAD_STEPS, Launcher, Rank, step_of, together, watch
+from child_rank import PROBE_STEPS, SPIRAL_STEPS, SPREAD_STEPS, TROUBLE, Launcher, Rank, step_of, together, watch
 
 from lldwatch import InputError, Monitor, Run
 from lldwatch.detector import diagnose
@@ -98,8 +98,9 @@ def test_every_rank_writes_its_own_rows_and_the_run_has_them_all(worlds: Worlds,
     assert world.returned
     ranks = list(range(size))
     assert rows_by(world.run.responses(), "step", "group", "reward") == expected_rows(RESUMED, ranks, 3)
+    rescored = [1, 2, 3, 4, 6, 7]  # in step 5 the training went back: a probe over that says nothing
     assert rows_by(world.run.probes(), "step", "group") == Counter(
-        {(step, rank): 1 for step in range(1, 8) for rank in ranks}
+        {(step, rank): 1 for step in rescored for rank in ranks}
     )
     for table in ("responses", "probes"):
         for rank in ranks:
@@ -180,7 +181,7 @@ def test_the_observation_of_many_ranks_is_that_of_one_process_with_all_rows(comp
         "format_valid_share",
         "truncated_share",
     }
-    assert all(one.cross_update_error for one in expected)
+    assert sum(one.cross_update_error is not None for one in expected) > 30
 
 
 def test_the_rows_of_all_ranks_are_those_of_one_process(compared: Compared) -> None:
@@ -219,7 +220,7 @@ def test_a_rank_without_rows_is_among_the_steps_that_are_compared() -> None:
             for rank, step in enumerate(step_of(number, size, "responses"))
             if not any(part.responses for part in step.updates) and not any(len(rows) for rows in step.probes)
         ]
-        assert set(lacking) == set(range(1, size, 2)) or set(lacking) == set(range(size))
+        assert set(lacking) == set(range(size))
 
 
 def test_a_number_that_one_rank_alone_gives_is_taken(worlds: Worlds) -> None:
@@ -348,6 +349,15 @@ def test_a_bug_of_ours_on_rank_0_reaches_no_training_and_the_next_step_is_diagno
         assert len(world.ranks[rank].warnings) == 1
 
 
+def test_a_bug_of_ours_on_another_rank_does_not_shift_its_steps_against_those_of_rank_0(worlds: Worlds) -> None:
+    world = worlds("broken_part", 2)
+    assert [[diagnosis["step"] for diagnosis in of_rank][-1] for of_rank in world.returned] == [5, 5]
+    assert [observation.step for observation in world.run.observations()] == [1, 2, 3, 4, 5]
+    warnings = [warning for rank in world.ranks for warning in rank.warnings]
+    assert [warning for warning in warnings if "ranks do not answer" in warning] == []
+    assert any("a bug of ours" in warning for warning in warnings)
+
+
 def test_a_step_that_rank_0_records_keeps_the_rows_of_all_ranks_whatever_comes_after(worlds: Worlds) -> None:
     world = worlds("broken_detector", 2)
     assert [answers["dropped"] for answers in world.returned] == [0, 0]
@@ -472,14 +482,10 @@ def test_a_step_that_was_decided_is_not_recorded_again_when_its_answer_reaches_n
     assert [step.step for step in steps] == list(range(1, 9))
     assert world.run.info.attempt == 0
     assert world.events(0, "resume") == []
-    kept = {rank: sorted(step for step, group in found if group == rank) for rank, found in rows_of(world).items()}
+    kept = rows_by(world.run.responses(), "step", "group")
     for rank in survivors:
         assert world.ranks[rank].raised is None, world.ranks[rank].raised
-        assert kept[rank] == list(range(1, 9))
-
-
-def rows_of(world: World) -> dict[int, Counter[tuple[Any, ...]]]:
-    return {rank: rows_by(world.run.responses(), "step", "group") for rank in range(len(world.ranks))}
+        assert {step: count for (step, group), count in kept.items() if group == rank} == dict.fromkeys(range(1, 9), 3)
 
 
 def test_ranks_that_are_alone_and_go_back_still_replace_what_they_repeat(worlds: Worlds) -> None:
@@ -580,11 +586,12 @@ def test_a_score_that_fails_on_one_rank_is_said_there_and_costs_its_rows_alone(w
     name = "the score fails, None"
     part = World(world.path / name, world.ranks)
     (event,) = part.events(1, "error")
-    assert (event["step"], "out of memory" in event["detail"]) == (7, True)
+    assert (event["step"], "out of memory" in event["detail"]) == (TROUBLE, True)
     assert part.events(0, "error") == []
-    steps = part.run.observations()
-    assert all(step.cross_update_responses for step in steps[2:])  # rank 0 goes on
-    assert steps[6].cross_update_responses == len(world.returned[0][name]["correct"][6])
+    correct = [[len(answers[name]["correct"][step]) for step in range(1, PROBE_STEPS)] for answers in world.returned]
+    correct[1][TROUBLE - 2 : TROUBLE] = [0, 0]  # its previous responses, and those that it could not take
+    found = [step.cross_update_responses or 0 for step in part.run.observations()[1:]]
+    assert found == np.add(*correct).tolist()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -608,10 +615,8 @@ def test_rows_that_only_stand_in_are_not_recorded(worlds: Worlds, variant: str) 
                 assert row["uid"] in correct[step - row["lag"]]
             assert row["correct"] or row["kind"] == "post_update"
             assert not math.isnan(row["log_prob_before"])
-    assert sum(len(Run(world.path / variant).probes()) for _ in (0,)) == sum(
-        sum(answers[variant]["rows"]) for answers in world.returned
-    )
-    assert {row["kind"] for row in rows} >= {kind for kind, price in plan.price().items() if price}
+    assert len(rows) == sum(sum(answers[variant]["rows"]) for answers in world.returned)
+    assert {row["kind"] for row in rows} == {kind for kind, price in plan.price().items() if price}
 
 
 def test_a_sharded_model_is_scored_without_a_hang(worlds: Worlds) -> None:

@@ -14,6 +14,8 @@ import pytest
 import torch
 
 from lldwatch import SIGNALS, Run, diagnose
+from lldwatch.probe_plan import FREE_KINDS, PRESETS
+from lldwatch.schema import KINDS
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -49,6 +51,17 @@ def test_the_table_of_signals_is_the_code_s() -> None:
     content = "\n".join(rows) + "\n"
     update("table: signals", content)
     assert block("table: signals") == content
+
+
+def test_the_table_of_probes_is_the_code_s() -> None:
+    rows = [f"| kind | what is compared | {' | '.join(PRESETS)} |", "|---" * (2 + len(PRESETS)) + "|"]
+    for kind, meaning in KINDS.items():
+        prices = ("free" if kind in FREE_KINDS else f"{plan.price()[kind]:g}" for plan in PRESETS.values())
+        rows.append(f"| `{kind}` | {meaning} | {' | '.join(prices)} |")
+    totals = (f"{sum(plan.price().values()):.4g}" for plan in PRESETS.values())
+    content = "\n".join([*rows, f"| | responses a step | {' | '.join(totals)} |"]) + "\n"
+    update("table: probes", content)
+    assert block("table: probes") == content
 
 
 def batches(count: int) -> Iterator[dict[str, torch.Tensor]]:
@@ -90,5 +103,7 @@ def test_the_example_loop_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.
     run = Run(tmp_path / "runs" / "search")
     assert [observation.step for observation in run.observations()] == list(range(1, 21))
     assert run.observations()[-1].cross_update_change is not None
+    assert run.observations()[-1].post_update_correct is None  # measured each fifth step, from the first on
+    assert run.observations()[-5].post_update_correct is not None
     assert run.responses().num_rows == 20 * 8
     assert "skipped" not in {check.status for check in diagnose(run.observations())[-1].checks}
