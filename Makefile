@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PEERS := .venv-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports unit bench samples screenshot clean
+.PHONY: help demo test lint types imports unit bench bench-peers samples screenshot clean
 
 help: ## what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY) ## train a tiny policy that really collapses, with the live dashboard; ARGS="--scenario healthy"
 	@$(BIN)/lldwatch demo $(ARGS)
@@ -28,11 +29,16 @@ imports: $(READY) ## who may import whom
 unit: $(READY) ## the tests; ARGS="-k recorder" chooses
 	@$(BIN)/pytest $(ARGS)
 
-bench: $(READY) ## the tables of the README (about 12 minutes)
+bench: $(READY) ## the tables of the README (about 40 minutes on two cores)
 	@$(BIN)/python benchmarks/miniature.py $(ARGS)
+	@$(BIN)/python benchmarks/estimators.py
 	@$(BIN)/python benchmarks/nulls.py
 	@$(BIN)/python benchmarks/overhead.py
+	@$(BIN)/python benchmarks/recorder.py
 	@$(BIN)/python benchmarks/logits.py
+
+bench-peers: $(PEERS)/.ready ## recording, beside the loggers one would use otherwise (8 minutes; installs them, 1.2 GB)
+	@$(PEERS)/bin/python benchmarks/recorder.py $(ARGS)
 
 samples: $(READY) ## record sample_logs/ again
 	@rm -rf sample_logs/healthy sample_logs/collapse
@@ -43,7 +49,7 @@ screenshot: $(READY) ## take the README's picture again (needs chromium)
 	@$(BIN)/python dashboard/screenshot.py
 
 clean: ## remove what was installed and built
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info
 
 # torch first and alone: whatever depends on it would otherwise fetch its newest release, with gigabytes of GPU packages
 $(READY): pyproject.toml constraints.txt
@@ -53,4 +59,11 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Installing into $(VENV) (once, a few minutes) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# an environment of their own: they bring some 130 packages, and hold others back
+$(PEERS)/.ready: pyproject.toml benchmarks/peers.txt
+	@test -d $(PEERS) || $(PYTHON) -m venv $(PEERS)
+	@echo "Installing into $(PEERS) (once, a few minutes) ..."
+	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers.txt -e .
 	@touch $@

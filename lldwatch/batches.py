@@ -10,8 +10,12 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from lldwatch.columns import Array, RowTable
+from lldwatch.columns import ARROW, Array, RowTable
 from lldwatch.schema import Event, Observation, arrow_schema
+
+_NUMPY = {
+    arrow: np.dtype(name) for name, arrow in ARROW.items() if name != "string"
+}  # to_pandas_dtype imports pandas too
 
 
 def one_row(row: Observation | Event) -> pa.RecordBatch:
@@ -47,5 +51,5 @@ def _arrow_array(values: Array | None, dtype: pa.DataType, length: int) -> pa.Ar
         return pa.Array.from_buffers(dtype, length, [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(words))])
     if pa.types.is_boolean(dtype):
         return pa.Array.from_buffers(dtype, length, [None, pa.py_buffer(np.packbits(values, bitorder="little"))])
-    data = np.ascontiguousarray(values, dtype=dtype.to_pandas_dtype())
+    data = np.ascontiguousarray(values, dtype=_NUMPY[dtype])
     return pa.Array.from_buffers(dtype, length, [None, pa.py_buffer(data)])

@@ -8,6 +8,7 @@ Rejected: a schema in JSON or protobuf beside the code (two places to change for
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from ctypes import c_float
 from dataclasses import MISSING, field, fields
 from functools import cache
 from typing import Any, ClassVar, Self
@@ -157,8 +158,5 @@ def _integer(value: Any, bits: int) -> int:
 
 
 def _float32(value: Any) -> float:
-    number = float(value)
-    if abs(number) < 3e38:
-        return float(np.float32(number))
-    with np.errstate(over="ignore"):  # a gradient norm of 1e39 is inf here: no warning in the middle of a training
-        return float(np.float32(number))
+    """The nearest float32; what is too large for it becomes inf, without a warning in the middle of a training."""
+    return c_float(float(value)).value

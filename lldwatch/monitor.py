@@ -259,9 +259,7 @@ class Monitor:
         if same_process and isinstance(step, Integral) and step < last:
             self._step.rows = [rows for rows in self._step.rows if not isinstance(rows, Probes)]  # of a policy given up
         try:
-            self._arrive()
-            self._step.scalars = self._numbers(scalars)
-            self._complain(repeated(self._step.of(Responses)))
+            self._complete(scalars)
             wanted = self._open_step if step is None else step
             self._follow(self._decided(wanted))
         finally:
@@ -279,13 +277,19 @@ class Monitor:
             own["update"] = np.full(size, update, np.int16)
         self._step.add((replace(responses, **own) if own else responses).having(companions=companions))
 
-    def _arrive(self) -> None:
-        """Fetch what was left on the device, so that the training need not wait for it in the middle of a step."""
+    @_never_hurt
+    def _complete(self, scalars: dict[str, Any]) -> None:
+        """What is still missing of the step. On many ranks none may stop here: the others wait for it to go on.
+
+        What was left on the device is fetched now, so that the training need not wait for it in the middle of a step.
+        """
         pending, self._pending = self._pending, []
         for update, responses in pending:
             self._take(responses.resolve(), update)
         for values in self._step.update_scalars.values():
             values[:] = [float(value) for value in values]
+        self._step.scalars = self._numbers(scalars)
+        self._complain(repeated(self._step.of(Responses)))
 
     def _decided(self, step: Any) -> _Closed:
         """What rank 0 makes of the step; without other ranks this is rank 0."""

@@ -35,7 +35,6 @@ import torch.distributed as dist
 from made_up import spiral
 from torch import Tensor
 
-import lldwatch.monitor
 from lldwatch import Monitor, Observation, Probes, Responses
 from lldwatch.detector import CollapseDetector
 from lldwatch.hooks import per_response
@@ -472,17 +471,18 @@ def broken_detector(rank: int, size: int, run: Path) -> dict[str, Any]:
 
 @job
 def broken_part(rank: int, size: int, run: Path) -> list[dict[str, Any]]:
-    """A bug of ours on rank 1, in step 3 alone, before what it has is on its way."""
-    whole = lldwatch.monitor.repeated
+    """In step 3 rank 1 gives a number that breaks when it is read, before what it has is on its way."""
 
-    def broken(responses: Sequence[Responses]) -> str | None:
-        if rank == 1 and monitor._last_step == 2:
-            raise RuntimeError("a bug of ours")
-        return whole(responses)
+    class Broken:
+        def __float__(self) -> float:
+            raise KeyError("a broken number")
 
-    lldwatch.monitor.repeated = broken
     with Monitor(run, ranks=Ranks(timeout_s=5.0)) as monitor:
-        return [tagged_step(monitor, rank, 1) for _ in range(5)]
+        said = []
+        for step in range(1, 6):
+            monitor.observe(tagged(rank, step))
+            said.append(monitor.step(loss=Broken() if (rank, step) == (1, 3) else 1.0).as_dict())
+        return said
 
 
 @job
@@ -641,11 +641,15 @@ def probe_batches(rank: int, trouble: str | None) -> Iterator[dict[str, Any]]:
         correct = torch.rand(size, generator=random) < 0.5
         if (rank == 1 and step % 4 == 2) or (rank == 0 and step in (1, 5, 6)):
             correct[:] = False
+        advantages = torch.where(correct, 1.0, -1.0)
+        if step % 4 != 2:  # at the others there may be nothing for post_update
+            advantages[torch.rand(size, generator=random) < 0.2] = 0.0
+            advantages[:1] = 0.0
         about = {
             "batch": {"tokens": torch.randint(VOCABULARY, (size, TOKENS), generator=random)},
             "response_mask": mask,
             "correct": correct,
-            "advantages": torch.where(correct, 1.0, -1.0) * (torch.rand(size, generator=random) < 0.8),
+            "advantages": advantages,
             "uid": torch.arange(size) + 100 * step + 10_000 * rank,
             "group": torch.arange(size) // 4,
         }
@@ -687,7 +691,7 @@ def one_probed(
         return torch.nn.functional.pad(log_probs, (1, 0))
 
     probe = LikelihoodProbe(score, preset, micro_batch=micro_batch, every_rank=True)
-    counts, correct = [], {}
+    counts, correct, uids = [], {}, {}
     if trouble == "anchors of one's own":
         own = torch.randint(VOCABULARY, (2 + 5 * rank, TOKENS), generator=torch.Generator().manual_seed(rank))
         probe.set_anchors({"tokens": own}, response_mask=torch.ones_like(own))
@@ -703,8 +707,8 @@ def one_probed(
             monitor.probe(probes)
             scored.append(len(probes))
             monitor.step()
-            correct[step] = about["uid"][about["correct"]].tolist()
-    return {"calls": counts, "correct": correct, "rows": scored}
+            uids[step], correct[step] = about["uid"].tolist(), about["uid"][about["correct"]].tolist()
+    return {"calls": counts, "uids": uids, "correct": correct, "rows": scored}
 
 
 @job
@@ -795,8 +799,12 @@ def training(rank: int, size: int, run: Path, steps: int, *, watched: bool) -> l
 
 
 @job
-def timed(rank: int, size: int, run: Path, *, steps: int) -> float:
-    """Median seconds of a `Monitor.step`, 64 responses on each rank, when the ranks come to it at the same time."""
+def timed(rank: int, size: int, run: Path, *, steps: int, pause: float = 0.0) -> float:
+    """Median seconds of a `Monitor.step`, 64 responses on each rank, when the ranks come to it at the same time.
+
+    For whoever wants to know; no test asks for it, since the time is the machine's. With a pause between the steps the
+    recorder's thread is done with the last one, as it is in a training.
+    """
     rows = {name: column for name, column in responses_of(np.random.default_rng(1), 64, 1, 8).items() if name != "uid"}
     rows |= of_update(np.random.default_rng(2), rows)
     probes = probes_of(np.random.default_rng(3), "cross_update", 64, 8)
@@ -805,6 +813,7 @@ def timed(rank: int, size: int, run: Path, *, steps: int) -> float:
         for _ in range(steps):
             monitor.observe(Responses(**rows))
             monitor.probe(Probes(**probes))
+            time.sleep(pause)
             dist.barrier()
             began = time.perf_counter()
             monitor.step(loss=0.1, grad_norm=1.0)
