@@ -6,7 +6,12 @@ Trains both scenarios of the miniature on ten seeds, watched by all probes (pres
 signal the same way: the mean of its last five measurements, against the worst such mean in the healthy runs of base
 policy 0 (seeds 0 to 4). Those runs set the limit, so that they cannot judge it: false alarms are counted on the healthy
 runs of five other base policies. The lead is how many steps the first alarm comes before the sustained collapse, which
-is judged from the rewards alone by lldwatch.search_world.outcome.
+is judged from the rewards alone by lldwatch.search_world.outcome. A single excursion of a healthy run sets such a limit,
+so the table also says without any limit how well the signal tells runs apart some steps before the collapse: the share
+of all pairs of a collapsing and a healthy run in which it is worse in the former at that step (0.5: not at all).
+
+The scenarios differ in how often a batch is used. What measures that itself (clip fraction, the change of the batch's
+own incorrect responses) tells them apart from the first steps on, whether a run is ill or not.
 """
 
 from __future__ import annotations
@@ -27,6 +32,8 @@ from lldwatch import Run
 from lldwatch.search_world.outcome import judge
 
 WINDOW = 5
+BEFORE = (20, 15, 10, 5)
+"""Steps before the collapse at which runs are told apart."""
 SEEDS = [(max(0, seed - 4), seed) for seed in range(10)]
 """Base policy and seed of each run; the first five set the limits."""
 
@@ -106,6 +113,23 @@ def alarm(run: Watched, column: str, sign: int, limit: float) -> int | None:
     return next((step for step, mean in means(run, column, sign) if mean > limit), None)
 
 
+def apart(healthy: Sequence[Watched], died: Sequence[Watched], column: str, sign: int, before: int) -> float | None:
+    """Share of pairs in which the collapsing run looks worse so many steps before its collapse; ties count half."""
+
+    def at(run: Watched, step: int) -> float | None:
+        seen = [mean for when, mean in means(run, column, sign) if when <= step]
+        return seen[-1] if seen else None
+
+    won = []
+    for run in died:
+        assert run.collapse_step is not None
+        step = run.collapse_step - before
+        ill = at(run, step)
+        well = [at(other, step) for other in healthy]
+        won += [(ill > one) + 0.5 * (ill == one) for one in well if ill is not None and one is not None]
+    return fmean(won) if won else None
+
+
 def judged(healthy: Sequence[Watched], collapsing: Sequence[Watched]) -> list[dict[str, object]]:
     """One row an estimator, the longest lead first."""
     rows = []
@@ -122,23 +146,28 @@ def judged(healthy: Sequence[Watched], collapsing: Sequence[Watched]) -> list[di
         before = [lead for lead in leads if lead > 0]
         row = {"estimator": name, "limit": sign * limit, "collapses": len(died), "seen before": len(before)}
         row |= {"false alarms": false, "judged": len(others)}
+        row |= {f"apart {steps}": apart(healthy, died, column, sign, steps) for steps in BEFORE}
         rows.append({**row, "lead": median(before) if before else None, "leads": sorted(before)})
-    return sorted(rows, key=lambda row: -float(str(row["lead"] or 0)))
+    return sorted(rows, key=_order)
+
+
+def _order(row: dict[str, object]) -> tuple[float, ...]:
+    """The best at telling apart early come first; what was not measured yet at that time counts as telling nothing."""
+    return tuple(-float(str(0.5 if row[name] is None else row[name])) for name in (f"apart {b}" for b in BEFORE))
 
 
 def table(rows: Sequence[dict[str, object]]) -> str:
     """As Markdown."""
-    lines = [
-        "| estimator | median lead (steps) | range | seen before the collapse | false alarms |",
-        "|---|---|---|---|---|",
-    ]
+    titles = ["estimator", *(f"told apart {steps} steps before" for steps in BEFORE)]
+    titles += ["median lead of the alarm (range)", "alarmed before the collapse", "false alarms"]
+    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for row in rows:
         leads = row["leads"]
         assert isinstance(leads, list)
-        spread = f"{leads[0]} to {leads[-1]}" if leads else "-"
-        lead = "-" if row["lead"] is None else f"{row['lead']:g}"
+        lead = f"{row['lead']:g} ({leads[0]} to {leads[-1]})" if leads else "-"
+        shares = ["-" if (share := row[f"apart {steps}"]) is None else f"{share:.2f}" for steps in BEFORE]
         seen, false = f"{row['seen before']} of {row['collapses']}", f"{row['false alarms']} of {row['judged']}"
-        lines.append(f"| {row['estimator']} | {lead} | {spread} | {seen} | {false} |")
+        lines.append("| " + " | ".join([str(row["estimator"]), *shares, lead, seen, false]) + " |")
     return "\n".join(lines)
 
 

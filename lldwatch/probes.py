@@ -13,7 +13,7 @@ Reference: likelihood change of correct responses, arXiv:2512.04220, Sec. 3 (def
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -75,7 +75,7 @@ class LikelihoodProbe:
         self._words: dict[int, str] = {}
         self._calls = 0
         self._seconds = 0.0
-        self._before_called = False
+        self._before_called = self._priced = False
         self._own_batch: Held | None = None
         self._previous: Held | None = None
         self._past: dict[int, Held] = {}
@@ -157,7 +157,7 @@ class LikelihoodProbe:
         about: dict[str, Any] = {"advantages": advantages, "uid": uid, "group": group, "tokens": tokens}
         try:
             everything = held_of(batch, response_mask, correct, step=self._calls, answer_mask=answer_mask, **about)
-            note = self._price(len(everything)) if self._calls == 1 else None
+            note = None if self._priced else self._price(len(everything))
             self._measure(everything, rows)
         except Exception as mistake:
             note = self._previous = self._own_batch = (
@@ -169,6 +169,29 @@ class LikelihoodProbe:
         error, self._error = self._error, None
         seconds, self._seconds = self._seconds + time.perf_counter() - began, 0.0
         return Probes(**stack_columns(measured)).having(companions=others, error=error, seconds=seconds, note=note)
+
+    def reset(self) -> None:
+        """Forget what was taken from the last steps: the training goes back to an earlier checkpoint.
+
+        The next steps would be compared with a policy that was given up. Fixed anchors stay.
+        """
+        self._previous = self._own_batch = None
+        self._past.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The fixed anchors and how many steps there were, as tensors and numbers, to be kept with a checkpoint."""
+        return {"calls": self._calls, "own": self._own_anchors, "anchors": [held.as_state() for held in self._anchors]}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device | str = "cpu") -> None:
+        """Go on with the fixed anchors of a checkpoint; without it a resumed training takes new ones.
+
+        Args:
+            state: what `state_dict` gave.
+            device: where the batches are.
+        """
+        self.reset()
+        self._calls, self._own_anchors = state["calls"], state["own"]
+        self._anchors = [Held.from_state(held, torch.device(device)) for held in state["anchors"]]
 
     def _measure(self, everything: Held, rows: list[RowTable]) -> None:
         """Score what is due, then take what later steps will ask for."""
@@ -265,6 +288,7 @@ class LikelihoodProbe:
             self._error = error if isinstance(error, InputError | ScoreError) else InputError(f"probe failed: {error}")
 
     def _price(self, batch: int) -> str:
+        self._priced = True
         words = self.plan.in_words(self.preset, batch)
         if self.plan.post_update and not self._before_called:
             words += "; post_update is not measured: before_update was not called"

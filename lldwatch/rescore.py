@@ -76,12 +76,41 @@ class Held:
             before=before,
         )
 
+    def as_state(self) -> dict[str, Any]:
+        """Tensors, numbers and None alone, for a checkpoint."""
+
+        def of(values: Any) -> Any:
+            return torch.from_numpy(values) if isinstance(values, np.ndarray) else values
+
+        before = (None, None) if self.before is None else (self.before.log_probs, self.before.entropy)
+        per_response = {name: of(getattr(self, name)) for name in _PER_RESPONSE}
+        return {"batch": self.batch, **per_response, "step": self.step, "log_probs": before[0], "entropy": before[1]}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], device: torch.device) -> Held:
+        """What `as_state` gave."""
+
+        def on_device(tensor: Tensor | None) -> Any:
+            return None if tensor is None else tensor.to(device)
+
+        log_probs = on_device(state["log_probs"])
+        on_host: dict[str, Any] = {name: None if state[name] is None else state[name].numpy() for name in _ON_HOST}
+        return cls(
+            batch={name: tensor.to(device) for name, tensor in state["batch"].items()},
+            **{name: on_device(state[name]) for name in _PER_TOKEN},
+            **on_host,
+            step=state["step"],
+            before=None if log_probs is None else Scored(log_probs, on_device(state["entropy"])),
+        )
+
     def scored(self, before: Scored) -> Held:
         """The same with what they scored."""
         return replace(self, before=before)
 
 
-_PER_RESPONSE = ("response_mask", "answer_mask", "tokens", "uid", "group", "correct", "advantage")
+_PER_TOKEN = ("response_mask", "answer_mask", "tokens")
+_ON_HOST = ("uid", "group", "correct", "advantage")
+_PER_RESPONSE = (*_PER_TOKEN, *_ON_HOST)
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -255,6 +256,32 @@ def test_anchors_that_cannot_be_scored_are_refused_before_the_training(training:
         LikelihoodProbe(fails_from(0, training.score, RuntimeError("no memory"))).set_anchors(
             own["batch"], response_mask=own["response_mask"]
         )
+
+
+def test_a_training_that_goes_back_compares_nothing_with_the_policy_it_gave_up(training: Training) -> None:
+    plan = Plan(cross_update=4, lagged=2, lags=(1, 2), lagged_every=1, fixed=8, fixed_every=1, noise_every=1000)
+    probe = LikelihoodProbe(training.score, plan)
+    for _ in range(3):
+        probe.after_update(**training.batch([0, 1]))
+    probe.reset()
+    assert set(probe.after_update(**training.batch([0, 1])).kind.tolist()) == {"fixed"}
+    assert set(probe.after_update(**training.batch([0, 1])).kind.tolist()) == {"cross_update", "lagged", "fixed"}
+
+
+def test_a_resumed_training_goes_on_with_its_fixed_anchors(training: Training, tmp_path: Path) -> None:
+    plan = Plan(**{**NOTHING, "cross_update": 4, "fixed": 8, "fixed_every": 3})
+    probe, rows = LikelihoodProbe(training.score, plan), []
+    batches = [training.batch([0, 1], answer_mask=torch.ones(SIZE, TOKENS)) for _ in range(9)]
+    for resumed in (False, True):
+        for batch in batches[5:] if resumed else batches:
+            if not resumed and batch is batches[5]:
+                torch.save(probe.state_dict(), tmp_path / "probe.pt")
+            rows.append(of_kind(probe.after_update(**batch), "fixed"))
+        probe = LikelihoodProbe(training.score, plan)
+        probe.load_state_dict(torch.load(tmp_path / "probe.pt"))
+    uninterrupted, again = rows[5:9], rows[9:]
+    assert repr(again) == repr(uninterrupted)
+    assert [len(row["uid"]) if row else 0 for row in again] == [8, 0, 0, 8]
 
 
 # the noise floor
@@ -642,7 +669,9 @@ def test_after_a_failure_it_measures_again(training: Training) -> None:
 
 def test_one_failure_costs_its_own_rows_alone(training: Training) -> None:
     score, seen = counted(training.score)
-    probe = LikelihoodProbe(lambda batch: fail_at(len(seen), score, batch), "full")
+    probe = LikelihoodProbe(
+        lambda batch: fail_at(len(seen), score, batch), Plan(post_update_every=1, lags=(1, 2), lagged_every=1)
+    )
     for _ in range(3):
         batch = training.batch([0, 1, 2, 5])
         probe.before_update(**batch)
