@@ -4,11 +4,13 @@ python benchmarks/estimators.py --out runs/estimators        (about 20 minutes o
 
 Trains both scenarios of the miniature on ten seeds, watched by all probes (preset `full`), and reads each recorded
 signal the same way: the mean of its last five measurements, against the worst such mean in the healthy runs of base
-policy 0 (seeds 0 to 4). Those runs set the limit, so that they cannot judge it: false alarms are counted on the healthy
-runs of five other base policies. The lead is how many steps the first alarm comes before the sustained collapse, which
-is judged from the rewards alone by lldwatch.search_world.outcome. A single excursion of a healthy run sets such a limit,
-so the table also says without any limit how well the signal tells runs apart some steps before the collapse: the share
-of all pairs of a collapsing and a healthy run in which it is worse in the former at that step (0.5: not at all).
+policy 0 (seeds 0 to 4). Those runs set the limit, so they cannot judge it: false alarms are counted in the healthy runs
+of five other base policies. The lead is how many steps the first alarm comes before the sustained collapse, which is
+judged from the rewards alone by lldwatch.search_world.outcome.
+
+A single excursion of a healthy run sets such a limit. So the table also says, without any limit, how well the signal
+tells runs apart some steps before the collapse: the share of all pairs of a collapsing and a healthy run in which it
+is worse in the former at that step (0.5: not at all).
 
 The scenarios differ in how often a batch is used. What measures that itself (clip fraction, the change of the batch's
 own incorrect responses) tells them apart from the first steps on, whether a run is ill or not.

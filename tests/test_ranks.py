@@ -453,7 +453,7 @@ LOST = {"tidy": True, "gone": 1, "timeout_s": 3.0}
 def test_a_rank_that_dies_costs_its_own_rows_and_no_training(worlds: Worlds, how: str) -> None:
     world = worlds("lost", 2, **LOST, how=how)
     check_lost(world, gone=1, survivors=[0], rows=rows_of_lost(2, 1))
-    assert max(world.ranks[0].returned["seconds"]) < 1.5  # who is gone is not waited for
+    assert max(world.ranks[0].returned["seconds"]) < 2.5  # who is gone is not waited for
 
 
 def test_the_others_of_four_ranks_go_on_each_alone_when_one_is_killed(worlds: Worlds) -> None:
@@ -463,14 +463,14 @@ def test_the_others_of_four_ranks_go_on_each_alone_when_one_is_killed(worlds: Wo
     for rank in (0, 1, 3):
         seconds = world.ranks[rank].returned["seconds"]
         assert seconds[3] < 2 * LOST["timeout_s"]
-        assert max(seconds[4:]) < 1.0  # and never again
+        assert max(seconds[4:]) < 2.0  # and never again
 
 
 def test_a_rank_that_hangs_is_waited_for_once_and_goes_on_alone_as_well(worlds: Worlds) -> None:
     world = worlds("lost", 2, **LOST, how="hangs")
     check_lost(world, gone=1, survivors=[0, 1], rows=expected_rows({1: list(range(1, 9))}, [0, 1], 3))
     assert LOST["timeout_s"] <= world.ranks[0].returned["seconds"][3] < 2 * LOST["timeout_s"]
-    assert max(world.ranks[0].returned["seconds"][4:]) < 1.0
+    assert max(world.ranks[0].returned["seconds"][4:]) < 2.0
     said = [diagnosis["step"] for diagnosis in world.ranks[1].returned["said"]]
     assert said == [1, 2, 3, 3, 3, 3, 3, 3]  # alone, a rank above 0 knows too little
 
