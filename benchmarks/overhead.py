@@ -1,9 +1,11 @@
 """What does being watched cost? CPU time of the training thread inside lldwatch, as a share of the miniature's step.
 
-python benchmarks/overhead.py --scenario healthy --steps 40 --repeats 3
+python benchmarks/overhead.py --steps 40 --repeats 3
 
-The steps of the miniature are tiny (60 responses of some 24 tokens, 52,000 parameters): no real training spends a
-larger share. The probe is the price of the headline: two forward passes of the correct responses of a step.
+Two trainings of a policy of 52,000 parameters, whose steps are far smaller than any real one's: the healthy scenario
+(60 responses of some 24 tokens, 4 updates a step), and the same with 256 responses and 1 update a step. The share is of
+the step without lldwatch. The last column is the share that the same work would be of a step of one second: reductions,
+roll-up, recording and detection do not grow with the model, the probes do.
 """
 
 from __future__ import annotations
@@ -13,12 +15,14 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from lldwatch import Monitor
 from lldwatch.gradients import GradientNorms
+from lldwatch.probe_plan import PRESETS
 from lldwatch.probes import LikelihoodProbe
 from lldwatch.search_world import grpo
 from lldwatch.search_world.pretrain import base_policy
@@ -46,8 +50,16 @@ def timed(function: Callable[..., Any], spent: dict[str, float], part: str) -> C
     return wrapper
 
 
-def measure(scenario: str, steps: int, folder: Path) -> dict[str, float]:
-    """CPU seconds of the training thread: all, and inside each part."""
+HEALTHY = grpo.SCENARIOS["healthy"]
+TRAININGS = {
+    "60 responses, 4 updates": HEALTHY,
+    "256 responses, 1 update": replace(HEALTHY, prompts=64, responses=4, mini_batches=1),
+}
+WITHOUT_PROBES = [part for part in PARTS if not part.startswith("probes")]
+
+
+def measure(training: grpo.Scenario, preset: str, steps: int, folder: Path) -> dict[str, float]:
+    """CPU seconds of the training thread a step: all, and inside each part."""
     spent: dict[str, float] = defaultdict(float)
     originals = [(owner, name, getattr(owner, name)) for places in PARTS.values() for owner, name in places]
     policy = base_policy()
@@ -57,31 +69,39 @@ def measure(scenario: str, steps: int, folder: Path) -> dict[str, float]:
                 setattr(owner, name, timed(getattr(owner, name), spent, part))
         with Monitor(folder) as monitor:
             began = time.thread_time()
-            grpo.train(policy, grpo.SCENARIOS[scenario], 0, steps, monitor)
+            grpo.train(policy, training, 0, steps, monitor, probes=preset)
             spent["all"] = time.thread_time() - began
     finally:
         for owner, name, original in originals:
             setattr(owner, name, original)
-    return spent
+    return {part: seconds / steps for part, seconds in spent.items()}
+
+
+def row(title: str, runs: list[dict[str, float]], parts: list[str]) -> str:
+    """Medians over the runs of the time in some parts, alone and as a share of the unwatched step."""
+    own = median(sum(run[part] for part in parts) for run in runs)
+    share = median(sum(run[part] for part in parts) / (run["all"] - sum(run[p] for p in PARTS)) for run in runs)
+    return f"| {title} | {1000 * own:.2f} | {share:.1%} | {own:.2%} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenario", choices=grpo.SCENARIOS, default="healthy")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        runs = [
-            measure(arguments.scenario, arguments.steps, Path(folder, str(repeat)))
-            for repeat in range(arguments.repeats)
-        ]
-    title = f"part ({arguments.scenario}, median of {arguments.repeats})"
-    print(f"| {title} | ms per step | share of the rest |\n|---|---|---|")
-    for part in PARTS:
-        own = median(1000 * run[part] / arguments.steps for run in runs)
-        share = median(run[part] / (run["all"] - sum(run[p] for p in PARTS)) for run in runs)
-        print(f"| {part} | {own:.2f} | {share:.1%} |")
+    print("| | ms a step | share of the step | share of a step of 1 s |\n|---|---|---|---|")
+    for training, scenario in TRAININGS.items():
+        runs: dict[str, list[dict[str, float]]] = defaultdict(list)
+        for _ in range(arguments.repeats):
+            for preset in PRESETS:
+                with tempfile.TemporaryDirectory() as folder:
+                    runs[preset].append(measure(scenario, preset, arguments.steps, Path(folder, "run")))
+        print(f"| **{training}** | | | |")
+        for part in WITHOUT_PROBES:
+            print(row(part, runs["standard"], [part]))
+        print(row("all but the probes", runs["standard"], WITHOUT_PROBES))
+        for preset in PRESETS:
+            print(row(f"probes: {preset}", runs[preset], [part for part in PARTS if part not in WITHOUT_PROBES]))
 
 
 if __name__ == "__main__":

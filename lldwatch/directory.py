@@ -15,6 +15,9 @@ except ImportError:  # Windows has no flock: two writers on one run are then not
     fcntl = None  # type: ignore[assignment]
 
 
+_OTHER_RANK = " (or, if another rank of this training writes it, give each of them ranks=lldwatch.ranks.Ranks())"
+
+
 def open_directory(path: Path, resume: bool) -> RunInfo | None:
     """Make the directory; the previous attempt's info when a run is there."""
     try:
@@ -27,7 +30,9 @@ def open_directory(path: Path, resume: bool) -> RunInfo | None:
     if INFO_FILE not in entries:
         raise RunExistsError(f"{path} holds files that are not a run ({entries[0]}, ...): choose an empty directory")
     if not resume and any(list_segments(path / Observation.TABLE)[0]):
-        raise RunExistsError(f"{path} holds a run already: choose another directory, or resume=True to go on with it")
+        raise RunExistsError(
+            f"{path} holds a run already: choose another directory, or resume=True to go on with it{_OTHER_RANK}"
+        )
     try:
         previous = RunInfo.from_json((path / INFO_FILE).read_text())
     except (OSError, ValueError) as error:
@@ -53,8 +58,7 @@ def take_lock(path: Path, rank: int) -> int | None:
     except BlockingIOError:
         os.close(file)
         raise RunExistsError(
-            f"{path} is being written by another process: choose another directory (or, if that is another rank of "
-            "this training, give each of them ranks=lldwatch.ranks.Ranks())"
+            f"{path} is being written by another process: choose another directory{_OTHER_RANK}"
         ) from None
     except OSError:  # a file system without locks
         pass

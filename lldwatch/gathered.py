@@ -62,6 +62,7 @@ def fields_of(ranks: Sequence[Gathered]) -> dict[str, Any]:
     first = ranks[0]
     seconds = [rank.seconds for rank in ranks if rank.seconds is not None]
     responses, probes = (list(chain.from_iterable(rank.of(table) for rank in ranks)) for table in (Responses, Probes))
+    responses.sort(key=lambda rows: 0 if rows.update is None else int(rows.update[0]))  # as one process sees them
     with np.errstate(all="ignore"):  # inf - inf
         values = {
             name: [rank.update_scalars.get(name, []) for rank in ranks] for name in _names(ranks, "update_scalars")
@@ -71,7 +72,9 @@ def fields_of(ranks: Sequence[Gathered]) -> dict[str, Any]:
             name: _over_ranks(name, [rank.scalars[name] for rank in ranks if name in rank.scalars])
             for name in _names(ranks, "scalars")
         }
-    norms = first.update_scalars.get("grad_norm") or [first.scalars[name] for name in ("grad_norm",) if name in given]
+    norms = first.update_scalars.get("grad_norm") or [
+        first.scalars[name] for name in ("grad_norm",) if name in first.scalars
+    ]
     if norms:
         means["grad_norm_max"] = float(np.max(norms))  # NaN stays NaN
         means["zero_gradient_updates"] = sum(norm == 0.0 for norm in norms)

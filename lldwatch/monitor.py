@@ -10,25 +10,22 @@ import functools
 import logging
 import os
 import sys
-import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from numbers import Integral
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 
+from lldwatch.course import Course, Together
 from lldwatch.detector import CollapseDetector
 from lldwatch.diagnosis import Diagnosis
-from lldwatch.errors import InputError, LldwatchError, RanksError, ScoreError
-from lldwatch.gathered import Gathered, fields_of, repeated
+from lldwatch.errors import InputError, LldwatchError, ScoreError
+from lldwatch.gathered import Gathered
 from lldwatch.inputs import numbers_of, problem_of
-from lldwatch.recorder import Recorder
-from lldwatch.rollup import in_batch
-from lldwatch.run import Run
-from lldwatch.schema import Gradients, Observation, Probes, Responses, RunInfo
+from lldwatch.schema import Gradients, Probes, Responses, RunInfo
 
 log = logging.getLogger("lldwatch")
 
@@ -40,7 +37,7 @@ def _never_hurt(method: Method) -> Method:
 
     @functools.wraps(method)
     def guarded(self: Monitor, *args: Any, **kwargs: Any) -> None:
-        step = self._open_step
+        step = self._course.open_step
         try:
             method(self, *args, **kwargs)
         except Exception as error:
@@ -50,25 +47,6 @@ def _never_hurt(method: Method) -> Method:
             self._say_once("error", words, step)
 
     return cast(Method, guarded)
-
-
-class Together(Protocol):
-    """The ranks of a distributed training, as `lldwatch.ranks.Ranks` has them."""
-
-    rank: int
-
-    def decide(self, mine: Any, decide: Callable[[Sequence[Any]], Any]) -> Any:
-        """Bring what all ranks have to rank 0, let it decide, and bring the answer to all."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Closed:
-    """What rank 0 makes of a step: the whole run's observation and diagnosis; where a new attempt began, its number."""
-
-    observation: Observation
-    diagnosis: Diagnosis
-    attempt: int
-    resumed: bool
 
 
 class Monitor:
@@ -118,37 +96,27 @@ class Monitor:
         info = RunInfo(
             lldwatch_version=__version__, trainer=trainer, config=dict(config or {}), planned_steps=planned_steps
         )
-        self._ranks, self._rank = ranks, 0 if ranks is None else ranks.rank
-        self._last_step: int | None = None
-        self._settings = detector or CollapseDetector()
-        self._detector = self._settings.fresh()
-        self._diagnosis = self._detector.diagnosis
-        self._open(run_dir, info, resume)
-        self._resuming, self._warned = self._last_step is not None, set[str]()
-        self._steps_closed = 0
+        self._warned, self._steps_closed = set[str](), 0
+        self._course = Course(
+            run_dir,
+            info,
+            resume=resume,
+            detector=detector,
+            ranks=ranks,
+            complain=self._complain,
+            say=lambda words: self._say_once("error", words, self._course.open_step),
+        )
+        self._recorder = self._course.recorder
         # what an earlier attempt or another rank recorded keeps its identity
-        self._next_uid = (self._recorder.attempt << 44) + (self._rank << 30)
+        self._next_uid = (self._recorder.attempt << 44) + (self._course.rank << 30)
         self._step, self._pending = Gathered(), list[tuple[int, Responses]]()
-        if not self._resuming:
+        if not self._course.resuming:
             self._event("start", f"{trainer} in process {os.getpid()}")
-
-    def _open(self, run_dir: str | os.PathLike[str], info: RunInfo, resume: bool) -> None:
-        """Rank 0 opens the run, the others with what it found there."""
-
-        def open_first(_: Sequence[None]) -> tuple[RunInfo, int | None]:
-            self._recorder = Recorder(run_dir, info, resume=resume)
-            return self._recorder.info, self._last_recorded_step() if resume else None
-
-        opened: tuple[RunInfo, int | None]
-        opened = open_first(()) if self._ranks is None else self._ranks.decide(None, open_first)
-        info, self._last_step = opened
-        if self._rank:
-            self._recorder = Recorder(run_dir, info, rank=self._rank)
 
     @property
     def diagnosis(self) -> Diagnosis:
         """What the run looks like as of the last closed step."""
-        return self._diagnosis
+        return self._course.diagnosis
 
     @property
     def dropped_steps(self) -> int:
@@ -195,11 +163,11 @@ class Monitor:
         if not isinstance(probes, Probes):
             return self._complain(f"probes is a {type(probes).__name__}: expected what LikelihoodProbe returns")
         self._step.add(probes)
-        if probes.note and self._rank == 0:
+        if probes.note and self._course.rank == 0:
             print(f"lldwatch: {probes.note}", file=sys.stderr)
-            self._recorder.event(self._open_step, "probe", probes.note)
+            self._recorder.event(self._course.open_step, "probe", probes.note)
         if isinstance(probes.error, ScoreError):
-            self._say_once("error", str(probes.error), self._open_step)
+            self._say_once("error", str(probes.error), self._course.open_step)
         else:
             self._complain(str(probes.error) if probes.error else None)
 
@@ -213,7 +181,7 @@ class Monitor:
         if not isinstance(gradients, Gradients):
             return self._complain(f"gradients is a {type(gradients).__name__}: expected what GradientNorms returns")
         self._complain(str(gradients.error) if gradients.error else None)
-        if gradients.update is None and self._rank == 0:  # the gradient is the same on all ranks
+        if gradients.update is None and self._course.rank == 0:  # the gradient is the same on all ranks
             self._step.add(replace(gradients, update=np.full(len(gradients), self._step.updates)))
 
     def step(self, step: int | None = None, **scalars: Any) -> Diagnosis:
@@ -233,7 +201,7 @@ class Monitor:
             InputError: in the first step, a name is not a field of `Observation`, or a value is not a number.
         """
         self._close_step(step, scalars)
-        return self._diagnosis
+        return self._course.diagnosis
 
     def close(self) -> None:
         """Write everything and end the run. Called by `with`."""
@@ -251,19 +219,19 @@ class Monitor:
 
     @_never_hurt
     def _close_step(self, step: int | None, scalars: dict[str, Any]) -> None:
-        last = self._last_step
-        same_process = last is not None and not self._resuming  # a resumed training may repeat the last recorded step
+        course, last = self._course, self._course.last_step
+        same_process = last is not None and not course.resuming  # a resumed training may repeat the last recorded step
         if same_process and step == last:
             self._complain(f"step {step} was given again: call step() once a step; its rows count for the next one")
             return
-        if same_process and isinstance(step, Integral) and step < last:
+        if last is not None and same_process and isinstance(step, Integral) and step < last:
             self._step.rows = [rows for rows in self._step.rows if not isinstance(rows, Probes)]  # of a policy given up
         try:
             self._complete(scalars)
-            wanted = self._open_step if step is None else step
-            self._follow(self._decided(wanted))
+            course.end_step(course.open_step if step is None else step, self._step)
+            self._steps_closed += 1
         finally:
-            self._recorder.dropped_steps += bool(self._steps_closed and self._last_step == last)
+            self._recorder.dropped_steps += bool(self._steps_closed and course.last_step == last)
             self._step = Gathered()
 
     def _take(self, responses: Responses, update: int) -> None:
@@ -289,71 +257,6 @@ class Monitor:
         for values in self._step.update_scalars.values():
             values[:] = [float(value) for value in values]
         self._step.scalars = self._numbers(scalars)
-        self._complain(repeated(self._step.of(Responses)))
-
-    def _decided(self, step: Any) -> _Closed:
-        """What rank 0 makes of the step; without other ranks this is rank 0."""
-
-        def decide(parts: Sequence[Gathered]) -> _Closed:
-            return self._diagnosed(Observation(step=step, time=time.time(), **fields_of(parts)))
-
-        if self._ranks is not None:
-            try:
-                return cast(_Closed, self._ranks.decide(self._step.to_send(), decide))
-            except RanksError as error:  # a rank is gone, or was too slow
-                self._ranks = None
-                self._say_once("error", str(error), self._open_step)
-        if self._rank:  # on its own, this rank knows too little for a diagnosis
-            return _Closed(Observation(step=step), self._diagnosis, self._recorder.attempt, False)
-        return decide([self._step])
-
-    def _diagnosed(self, observation: Observation) -> _Closed:
-        """Rank 0: record the step, and diagnose the run."""
-        resumed = self._resuming or (self._last_step is not None and observation.step <= self._last_step)
-        if resumed:
-            self._begin_attempt(observation.step)
-        self._recorder.record(observation, [*self._step.rows, in_batch(self._step.of(Responses))])
-        self._last_step = observation.step
-        if resumed:
-            self._fold_history(observation.step)
-        return _Closed(observation, self._detector.update(observation), self._recorder.attempt, resumed)
-
-    def _follow(self, closed: _Closed) -> None:
-        """Every rank takes over what rank 0 made of the step; the others keep their own rows of it."""
-        if self._rank:
-            if closed.resumed:
-                self._recorder.new_attempt(closed.observation.step - 1, closed.attempt)
-            self._recorder.record(closed.observation, [*self._step.rows, in_batch(self._step.of(Responses))])
-            self._last_step, self._resuming = closed.observation.step, False
-        self._diagnosis = closed.diagnosis
-        self._steps_closed += 1
-
-    @property
-    def _open_step(self) -> int:
-        """The step that is being gathered, as far as can be known before the loop gives its number."""
-        return 1 if self._last_step is None else self._last_step + 1
-
-    def _last_recorded_step(self) -> int | None:
-        recorded = Run(self._recorder.path).observations()
-        return recorded[-1].step if recorded else None
-
-    def _begin_attempt(self, step: int) -> None:
-        """The training goes on at `step`, after an interruption or from an earlier checkpoint."""
-        if self._resuming:
-            words = f"resumed at step {step}, the last recorded one was {self._last_step}"
-        else:
-            words = f"went back from step {self._last_step} to step {step}"
-        self._recorder.new_attempt(step - 1)
-        self._resuming = False
-        self._recorder.event(step, "resume", words)
-
-    def _fold_history(self, step: int) -> None:
-        """What came before `step` goes through the detector once more."""
-        self._recorder.flush()
-        self._detector = self._settings.fresh()
-        for past in Run(self._recorder.path).observations():
-            if past.step < step:
-                self._detector.update(past)
 
     def _finish(self, detail: str) -> None:
         self._event("finish", detail)
@@ -370,7 +273,7 @@ class Monitor:
         if problem and self._steps_closed == 0:
             raise InputError(problem)
         if problem:
-            self._say_once("bad_input", problem, self._open_step)
+            self._say_once("bad_input", problem, self._course.open_step)
 
     def _say_once(self, kind: str, detail: str, step: int) -> None:
         """Once for each argument or method, which is the first word of the detail."""
@@ -381,4 +284,4 @@ class Monitor:
             self._recorder.event(step, kind, detail)
 
     def _event(self, kind: str, detail: str) -> None:
-        self._recorder.event(-1 if self._last_step is None else self._last_step, kind, detail)
+        self._recorder.event(-1 if self._course.last_step is None else self._course.last_step, kind, detail)

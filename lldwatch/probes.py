@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -81,6 +82,7 @@ class LikelihoodProbe:
         self._past: dict[int, Held] = {}
         self._anchors: list[Held] = []
         self._own_anchors = False
+        self._stand_in: Held | None = None
         self._error: Exception | None = None
 
     def set_anchors(
@@ -90,7 +92,7 @@ class LikelihoodProbe:
 
         Args:
             batch: as for `after_update`.
-            response_mask: (responses, tokens), 1 on policy tokens.
+            response_mask: (responses, tokens), 1 on policy tokens. As many responses on every rank.
             uid: (responses,) int, identity of each response.
             group: (responses,) int, identity of each prompt.
 
@@ -116,11 +118,9 @@ class LikelihoodProbe:
         began = time.perf_counter()
         plan, self._own_batch, self._before_called = self.plan, None, True
         if plan.post_update and self._calls % plan.post_update_every == 0:
-            try:
-                everything = held_of(batch, step=self._calls + 1, **about)
-                self._own_batch = self._take(everything, pairs(everything, plan.post_update), plan.post_update)
-            except Exception as error:
-                self._keep(error)
+            everything = self._whole(self._calls + 1, batch, about)
+            rows = pairs(everything, plan.post_update) if everything is not None else None
+            self._own_batch = self._take(everything, rows, plan.post_update, self._calls + 1)
         self._seconds += time.perf_counter() - began
 
     def after_update(
@@ -154,16 +154,20 @@ class LikelihoodProbe:
         began = time.perf_counter()
         self._calls += 1
         rows: list[RowTable] = []
-        about: dict[str, Any] = {"advantages": advantages, "uid": uid, "group": group, "tokens": tokens}
+        everything = self._whole(
+            self._calls,
+            batch,
+            {
+                **{"response_mask": response_mask, "correct": correct, "advantages": advantages},
+                **{"uid": uid, "group": group, "answer_mask": answer_mask, "tokens": tokens},
+            },
+        )
         try:
-            everything = held_of(batch, response_mask, correct, step=self._calls, answer_mask=answer_mask, **about)
-            note = None if self._priced else self._price(len(everything))
             self._measure(everything, rows)
         except Exception as mistake:
-            note = self._previous = self._own_batch = (
-                None  # what was taken earlier compares with a step that is missing
-            )
+            self.reset()  # what was taken earlier compares with a step that is missing
             self._keep(mistake)
+        note = None if self._priced or everything is None else self._price(len(everything))
         measured = [table for table in rows if isinstance(table, Probes)]
         others = tuple(table for table in rows if not isinstance(table, Probes))
         error, self._error = self._error, None
@@ -193,14 +197,29 @@ class LikelihoodProbe:
         self._calls, self._own_anchors = state["calls"], state["own"]
         self._anchors = [Held.from_state(held, torch.device(device)) for held in state["anchors"]]
 
-    def _measure(self, everything: Held, rows: list[RowTable]) -> None:
+    def _whole(self, step: int, batch: Batch, about: dict[str, Any]) -> Held | None:
+        """The whole batch; None if it cannot be used, or is empty."""
+        try:
+            everything = held_of(batch, step=step, **about)
+        except Exception as mistake:
+            self._keep(mistake)
+            return None
+        if not len(everything):
+            return None
+        if self._every_rank and self._stand_in is None:
+            self._stand_in = everything.pick(torch.zeros(1, dtype=torch.long, device=everything.response_mask.device))
+        return everything
+
+    def _measure(self, everything: Held | None, rows: list[RowTable]) -> None:
         """Score what is due, then take what later steps will ask for."""
         for kind, held, at_most in self._due():
             after = self._attempt(held, at_most)
             if after is not None and held.before is not None:
                 rows += self._rows(kind, held, after)
-        plan, correct = self.plan, torch.from_numpy(everything.correct).nonzero().flatten()
-        taken = self._take(everything, evenly(correct, plan.cross_update), plan.cross_update)
+        plan, right = self.plan, None
+        if everything is not None:
+            right = evenly(torch.from_numpy(everything.correct).nonzero().flatten(), plan.cross_update)
+        taken = self._take(everything, right, plan.cross_update, self._calls)
         self._previous, self._own_batch = taken, None
         if taken is None:
             return
@@ -250,17 +269,17 @@ class LikelihoodProbe:
         elif anchors.before is not None:
             self._anchors[empty[0]] = anchors
 
-    def _take(self, everything: Held, rows: Tensor, at_most: int) -> Held | None:
+    def _take(self, everything: Held | None, rows: Tensor | None, at_most: int, step: int) -> Held | None:
         """The rows, scored; None where nothing is to be scored.
 
-        On many ranks the first response stands in for none: it is scored, so that the ranks keep in step, but has no
-        `before` and so is never recorded.
+        On many ranks the first response that this one ever had stands in for none: it is scored, so that the ranks keep
+        in step, but has no `before` and so is never recorded.
         """
-        if len(rows):
+        if everything is not None and rows is not None and len(rows):
             return self._taken(everything.pick(rows.to(everything.response_mask.device)), at_most)
-        if not at_most or not self._every_rank or not len(everything):
+        if not at_most or self._stand_in is None:
             return None
-        stand_in = everything.pick(torch.zeros(1, dtype=torch.long, device=everything.response_mask.device))
+        stand_in = replace(self._stand_in, step=step)
         self._attempt(stand_in, at_most)
         return stand_in
 

@@ -9,6 +9,7 @@ and every new column another sum; the rows of a step are some kilobytes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -41,6 +42,7 @@ class Ranks:
 
     Raises:
         InputError: torch.distributed is not running, or this process is not in the group.
+        RanksError: the others do not answer.
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None, *, timeout_s: float = 600.0) -> None:
@@ -51,9 +53,13 @@ class Ranks:
             raise InputError(f"process {dist.get_rank()} is not in the group of ranks {members}: make no Ranks there")
         self.rank, self.size = members.index(dist.get_rank()), len(members)
         self._first = members[0]
-        self._group = dist.new_group(
-            members, backend="gloo", timeout=timedelta(seconds=timeout_s), use_local_synchronization=True
-        )
+        timeout = timedelta(seconds=timeout_s)
+        try:  # by the members alone where others take no part; that counts on all of them being in as many groups
+            self._group = dist.new_group(
+                members, backend="gloo", timeout=timeout, use_local_synchronization=group is not None
+            )
+        except Exception as error:
+            raise RanksError(f"the ranks {members} do not find each other ({_short(error)})") from error
 
     def decide(self, mine: Mine, decide: Callable[[Sequence[Mine]], Answer]) -> Answer:
         """Bring what all ranks have to rank 0, let it decide, and bring the answer to all. Every rank must call it.
@@ -92,3 +98,9 @@ class Ranks:
             raise LldwatchError(f"on rank 0: {answer[1]}")
         result: Answer = answer[0]
         return result
+
+
+def _short(error: Exception) -> str:
+    """The first sentence, without the place in the source where gloo begins it."""
+    line = (str(error).splitlines() or [""])[0]
+    return re.sub(r"^\[[^\]]*\]\s*", "", line).split(". ")[0] or type(error).__name__

@@ -129,17 +129,28 @@ def score_all(score: Score, held: Held, micro_batch: int | None, passes: int = 0
     """
     size = micro_batch or len(held)
     starts = list(range(0, len(held), size))
-    parts = []
+    parts: list[list[Tensor | None]] = []
+    failure: Exception | None = None
     for start in starts + starts[-1:] * (passes - len(starts)):
         rows = slice(start, start + size)
-        mask = held.response_mask[rows]
-        with _undisturbed(score, mask.device):
-            given = score({name: tensor[rows] for name, tensor in held.batch.items()})
-        values = given if isinstance(given, tuple) else (given, None)
-        parts.append([None if tensor is None else _kept(tensor, mask) for tensor in values[:2]])
+        try:
+            parts.append(_score_some(score, {n: t[rows] for n, t in held.batch.items()}, held.response_mask[rows]))
+        except Exception as error:
+            if not passes:
+                raise
+            failure = failure or error  # the other ranks make the passes that are left, and so must this one
+    if failure is not None:
+        raise failure
     log_probs, entropy = (_stacked([part[place] for part in parts[: len(starts)]]) for place in (0, 1))
     assert log_probs is not None
     return Scored(log_probs, entropy)
+
+
+def _score_some(score: Score, batch: Batch, mask: Tensor) -> list[Tensor | None]:
+    with _undisturbed(score, mask.device):
+        given = score(batch)
+    values = given if isinstance(given, tuple) else (given, None)
+    return [None if tensor is None else _kept(tensor, mask) for tensor in values[:2]]
 
 
 def _kept(values: Tensor, mask: Tensor) -> Tensor:

@@ -1,0 +1,179 @@
+"""The course of a run: where it stands, and how a step is added to it, on one rank or on many.
+
+Rank 0 puts together what all ranks saw of the step, looks after going back and resuming, and diagnoses; the others take
+over what it decided and keep their own rows.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Protocol
+
+from lldwatch.detector import CollapseDetector
+from lldwatch.diagnosis import Diagnosis
+from lldwatch.errors import RanksError
+from lldwatch.gathered import Gathered, fields_of, repeated
+from lldwatch.recorder import Recorder
+from lldwatch.rollup import in_batch
+from lldwatch.run import Run
+from lldwatch.schema import Observation, Responses, RunInfo
+
+
+class Together(Protocol):
+    """The ranks of a distributed training, as `lldwatch.ranks.Ranks` has them."""
+
+    rank: int
+
+    def decide(self, mine: Any, decide: Callable[[Sequence[Any]], Any]) -> Any:
+        """Bring what all ranks have to rank 0, let it decide, and bring the answer to all."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """What rank 0 makes of a step; where a new attempt begins with it, `resumed`."""
+
+    observation: Observation
+    diagnosis: Diagnosis
+    attempt: int
+    resumed: bool
+
+
+class Course:
+    """One run that is being written, on this rank.
+
+    Args:
+        run_dir: the run directory.
+        info: what `run.json` is to say.
+        resume: go on with a run that is there.
+        detector: its settings; None: the default ones.
+        ranks: of a distributed training.
+        complain: what to do with a mistake of the caller.
+        say: what to do with an error that the training shall survive.
+
+    Attributes:
+        recorder: of this rank.
+        rank: 0 without other ranks.
+        last_step: number of the last step; None before the first.
+        resuming: the last step is that of an earlier process.
+        diagnosis: as of the last step.
+    """
+
+    def __init__(
+        self,
+        run_dir: str | os.PathLike[str],
+        info: RunInfo,
+        *,
+        resume: bool,
+        detector: CollapseDetector | None,
+        ranks: Together | None,
+        complain: Callable[[str | None], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self._ranks, self.rank = ranks, 0 if ranks is None else ranks.rank
+        self._settings = detector or CollapseDetector()
+        self._detector = self._settings.fresh()
+        self._complain, self._say = complain, say
+        self.diagnosis = self._detector.diagnosis
+
+        def open_first(_: Sequence[None]) -> tuple[RunInfo, int | None]:
+            self.recorder = Recorder(run_dir, info, resume=resume)
+            return self.recorder.info, self._last_recorded_step() if resume else None
+
+        opened: tuple[RunInfo, int | None]
+        opened = open_first(()) if ranks is None else ranks.decide(None, open_first)
+        if self.rank:
+            self.recorder = Recorder(run_dir, opened[0], rank=self.rank)
+        self.last_step = opened[1]
+        self.resuming = self.last_step is not None
+
+    @property
+    def open_step(self) -> int:
+        """The step that is being gathered, as far as can be known before the loop gives its number."""
+        return 1 if self.last_step is None else self.last_step + 1
+
+    def end_step(self, step: Any, gathered: Gathered) -> None:
+        """Add a step. Every rank must call it.
+
+        Args:
+            step: its number.
+            gathered: what this rank saw of it.
+
+        Raises:
+            LldwatchError: rank 0 could make no step of it.
+        """
+        ended = self._decided(step, gathered)
+        if self.rank:
+            if ended.resumed:
+                self.recorder.new_attempt(ended.observation.step - 1, ended.attempt)
+            self.last_step, self.resuming = ended.observation.step, False
+        self.recorder.record(ended.observation, gathered.rows)
+        self.diagnosis = ended.diagnosis
+
+    def _decided(self, step: Any, gathered: Gathered) -> _Ended:
+        """What rank 0 makes of the step; without other ranks this is rank 0."""
+        made: list[_Ended] = []
+
+        def decide(parts: Sequence[Gathered]) -> _Ended:
+            responses: list[Responses] = list(chain.from_iterable(part.of(Responses) for part in parts))
+            self._complain(repeated(responses))
+            observation = Observation(step=step, time=time.time(), **fields_of(parts))
+            gathered.rows.append(in_batch(responses))
+            made.append(self._diagnosed(observation))
+            return made[0]
+
+        if self._ranks is not None:
+            try:
+                answer: _Ended = self._ranks.decide(gathered.to_send(), decide)
+                return answer
+            except RanksError as error:  # a rank is gone, or was too slow
+                self._ranks = None
+                self._say(str(error))
+                if made:  # only the answer did not reach the others
+                    return made[0]
+        return self._alone(step) if self.rank else decide([gathered])
+
+    def _alone(self, step: Any) -> _Ended:
+        """Of a rank that rank 0 does not answer any more: it knows too little for a diagnosis, and keeps its rows."""
+        observation = Observation(step=step)
+        back = self.last_step is not None and not self.resuming and observation.step <= self.last_step
+        return _Ended(observation, self.diagnosis, self.recorder.attempt + back, back)
+
+    def _diagnosed(self, observation: Observation) -> _Ended:
+        """Rank 0: where the run stands with this step."""
+        resumed = self.resuming or (self.last_step is not None and observation.step <= self.last_step)
+        if resumed:
+            self._begin_attempt(observation.step)
+        self.last_step, diagnosis = observation.step, self.diagnosis
+        try:
+            if resumed:
+                self._fold_history(observation.step)
+            diagnosis = self._detector.update(observation)
+        except Exception as error:  # the step is worth keeping all the same
+            self._say(f"diagnosis failed: {type(error).__name__}: {error}")
+        return _Ended(observation, diagnosis, self.recorder.attempt, resumed)
+
+    def _last_recorded_step(self) -> int | None:
+        recorded = Run(self.recorder.path).observations()
+        return recorded[-1].step if recorded else None
+
+    def _begin_attempt(self, step: int) -> None:
+        """The training goes on at `step`, after an interruption or from an earlier checkpoint."""
+        if self.resuming:
+            words = f"resumed at step {step}, the last recorded one was {self.last_step}"
+        else:
+            words = f"went back from step {self.last_step} to step {step}"
+        self.recorder.new_attempt(step - 1)
+        self.resuming = False
+        self.recorder.event(step, "resume", words)
+
+    def _fold_history(self, step: int) -> None:
+        """What came before `step` goes through the detector once more."""
+        self.recorder.flush()
+        self._detector = self._settings.fresh()
+        for past in Run(self.recorder.path).observations():
+            if past.step < step:
+                self._detector.update(past)
