@@ -147,7 +147,7 @@ class Displacement(StepCheck):
             f"earlier correct responses {mean:+.3g} nats/token a step (counts below {limit:+.3g}), "
             f"summed up {self._cusum.total:.1f} sigma (limit {self._cusum.limit:.1f})"
         )
-        if abs(mean) <= self._mean_floor:
+        if self._floor and abs(mean) <= self._mean_floor:
             words += f", inside the noise of scoring twice ({self._mean_floor:.1g})"
         if self.since is None:
             return Check(self.name, "ok", words), None

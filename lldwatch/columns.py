@@ -110,7 +110,11 @@ _dtypes: Callable[[Any], tuple[tuple[str, np.dtype[Any] | None], ...]] = cache(_
 
 def stack_columns(tables: Iterable[RowTable]) -> dict[str, Array | None]:
     """Column name -> the values of all tables one after the other; None when one of them lacks the column."""
-    parts: Sequence[dict[str, Array | None]] = [table.columns() for table in tables if len(table)]
+    return stack([table.columns() for table in tables if len(table)])
+
+
+def stack(parts: Sequence[dict[str, Array | None]]) -> dict[str, Array | None]:
+    """The same for the columns of tables."""
     if len(parts) == 1:
         return parts[0]
     stacked: dict[str, Array | None] = {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -18,9 +19,9 @@ from lldwatch.diagnosis import Diagnosis
 from lldwatch.errors import RanksError
 from lldwatch.gathered import Gathered, fields_of, repeated
 from lldwatch.recorder import Recorder
-from lldwatch.rollup import in_batch
+from lldwatch.rollup import by_place, in_batch
 from lldwatch.run import Run
-from lldwatch.schema import Observation, Responses, RunInfo
+from lldwatch.schema import Observation, Positions, Responses, RunInfo
 
 
 class Together(Protocol):
@@ -110,7 +111,8 @@ class Course:
             if ended.resumed:
                 self.recorder.new_attempt(ended.observation.step - 1, ended.attempt)
             self.last_step, self.resuming = ended.observation.step, False
-        self.recorder.record(ended.observation, gathered.rows)
+        places, rows = gathered.of(Positions), [rows for rows in gathered.rows if not isinstance(rows, Positions)]
+        self.recorder.record(ended.observation, [*rows, by_place(places)])
         self.diagnosis = ended.diagnosis
 
     def _decided(self, step: Any, gathered: Gathered) -> _Ended:
@@ -147,13 +149,14 @@ class Course:
         resumed = self.resuming or (self.last_step is not None and observation.step <= self.last_step)
         if resumed:
             self._begin_attempt(observation.step)
-        self.last_step, diagnosis = observation.step, self.diagnosis
+        diagnosis = self.diagnosis
         try:
             if resumed:
                 self._fold_history(observation.step)
             diagnosis = self._detector.update(observation)
         except Exception as error:  # the step is worth keeping all the same
-            self._say(f"diagnosis failed: {type(error).__name__}: {error}")
+            self._say(f"diagnosis failed: {type(error).__name__}: {error}\n{traceback.format_exc()}")
+        self.last_step = observation.step
         return _Ended(observation, diagnosis, self.recorder.attempt, resumed)
 
     def _last_recorded_step(self) -> int | None:

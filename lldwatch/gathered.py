@@ -43,6 +43,19 @@ class Gathered:
         if rows.seconds is not None:
             self.seconds = (self.seconds or 0.0) + rows.seconds
 
+    def forget(self, *kinds: str) -> None:
+        """Leave out the rows of some kinds of probes, and what was measured with them."""
+        kept: list[RowTable] = []
+        for rows in self.rows:
+            kind = rows.columns().get("kind")
+            stays = None if kind is None else ~np.isin(kind, kinds)
+            if stays is None or stays.all():
+                kept.append(rows)
+            elif stays.any():
+                columns = rows.columns().items()
+                kept.append(type(rows)(**{name: None if v is None else v[stays] for name, v in columns}))
+        self.rows = kept
+
     def of(self, table: type[Any]) -> list[Any]:
         """The rows of one table."""
         return [rows for rows in self.rows if isinstance(rows, table)]
@@ -67,16 +80,15 @@ def fields_of(ranks: Sequence[Gathered]) -> dict[str, Any]:
         values = {
             name: [rank.update_scalars.get(name, []) for rank in ranks] for name in _names(ranks, "update_scalars")
         }
-        means = {name: _of_updates(name, of_ranks) for name, of_ranks in values.items()}
+        means = {name: _of_updates(name, of_ranks) for name, of_ranks in values.items() if any(of_ranks)}
         given = {
             name: _over_ranks(name, [rank.scalars[name] for rank in ranks if name in rank.scalars])
             for name in _names(ranks, "scalars")
         }
-    norms = first.update_scalars.get("grad_norm") or [
-        first.scalars[name] for name in ("grad_norm",) if name in first.scalars
-    ]
+    updates_norms = next((rank.update_scalars["grad_norm"] for rank in ranks if "grad_norm" in rank.update_scalars), [])
+    norms = updates_norms or [given[name] for name in ("grad_norm",) if name in given]
     if norms:
-        means["grad_norm_max"] = float(np.max(norms))  # NaN stays NaN
+        means["grad_norm_max"] = float(np.max(norms))  # one rank's, since all have the same; NaN stays NaN
         means["zero_gradient_updates"] = sum(norm == 0.0 for norm in norms)
     return {
         **summarise(responses, probes),

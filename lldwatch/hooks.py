@@ -193,12 +193,13 @@ def _by_place(mask: Tensor, action: Tensor, starts: Tensor, new: Tensor, low: Te
 
     The rows are those of `_BY_PLACE`. All values are 0 outside of the mask; the smallest of no log-prob is 0.
     """
+    exact = torch.float32 if new.device.type == "mps" else torch.float64  # the last place may hold millions of tokens
     place = place_in_action(starts).clamp_(max=PLACES - 1).add_(action.clamp(0, 1), alpha=PLACES).flatten()
-    sums = torch.zeros(len(_BY_PLACE), 2 * PLACES, device=new.device)
-    for row, values in zip(sums, (mask.float(), new, low, very_low), strict=False):
-        row.scatter_add_(0, place, values.flatten())
-    sums[-1].scatter_reduce_(0, place, new.flatten(), "amin")
-    return sums
+    sums = torch.zeros(len(_BY_PLACE), 2 * PLACES, dtype=exact, device=new.device)
+    for row, values in zip(sums, (mask, new, low, very_low), strict=False):
+        row.scatter_add_(0, place, values.to(exact).flatten())
+    sums[-1].scatter_reduce_(0, place, new.to(exact).flatten(), "amin")
+    return sums.float()
 
 
 def _rows(columns: dict[str, Tensor], positions: Tensor, uid: Tensor | None, group: Tensor | None) -> Responses:
@@ -223,7 +224,7 @@ def _rows(columns: dict[str, Tensor], positions: Tensor, uid: Tensor | None, gro
     if device.type != "cuda":
         return rows()
     copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's is untyped
-    copied.record()
+    copied.record(torch.cuda.current_stream(device))
 
     def when_copied() -> Responses:
         copied.synchronize()
@@ -235,7 +236,7 @@ def _rows(columns: dict[str, Tensor], positions: Tensor, uid: Tensor | None, gro
 def _to_host(values: Tensor) -> Tensor:
     """A copy on the host; from a GPU it is under way when this returns, and nobody waits for it yet."""
     if not values.is_cuda:
-        return values.cpu()
+        return values.clone()  # the loop may reuse its buffers before the step ends
     host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
     return host.copy_(values, non_blocking=True)
 

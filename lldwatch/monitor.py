@@ -13,7 +13,6 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from numbers import Integral
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
@@ -30,6 +29,9 @@ from lldwatch.schema import Gradients, Probes, Responses, RunInfo
 log = logging.getLogger("lldwatch")
 
 Method = TypeVar("Method", bound=Callable[..., None])
+
+_OF_LATER_STEPS = ("cross_update", "lagged")
+"""Kinds of probes that a training which goes back makes meaningless."""
 
 
 def _never_hurt(method: Method) -> Method:
@@ -181,8 +183,10 @@ class Monitor:
         if not isinstance(gradients, Gradients):
             return self._complain(f"gradients is a {type(gradients).__name__}: expected what GradientNorms returns")
         self._complain(str(gradients.error) if gradients.error else None)
-        if gradients.update is None and self._course.rank == 0:  # the gradient is the same on all ranks
-            self._step.add(replace(gradients, update=np.full(len(gradients), self._step.updates)))
+        if gradients.update is None:
+            gradients = replace(gradients, update=np.full(len(gradients), self._step.updates))
+        if self._course.rank == 0:  # averaged over the ranks, or of rank 0's shard
+            self._step.add(gradients)
 
     def step(self, step: int | None = None, **scalars: Any) -> Diagnosis:
         """Close the step: record it, and diagnose the run.
@@ -220,12 +224,13 @@ class Monitor:
     @_never_hurt
     def _close_step(self, step: int | None, scalars: dict[str, Any]) -> None:
         course, last = self._course, self._course.last_step
+        step = _whole(step)
         same_process = last is not None and not course.resuming  # a resumed training may repeat the last recorded step
         if same_process and step == last:
             self._complain(f"step {step} was given again: call step() once a step; its rows count for the next one")
             return
-        if last is not None and same_process and isinstance(step, Integral) and step < last:
-            self._step.rows = [rows for rows in self._step.rows if not isinstance(rows, Probes)]  # of a policy given up
+        if last is not None and same_process and isinstance(step, int) and step < last:
+            self._step.forget(*_OF_LATER_STEPS)  # they compare the policy with one that was given up
         try:
             self._complete(scalars)
             course.end_step(course.open_step if step is None else step, self._step)
@@ -245,17 +250,29 @@ class Monitor:
             own["update"] = np.full(size, update, np.int16)
         self._step.add((replace(responses, **own) if own else responses).having(companions=companions))
 
-    @_never_hurt
     def _complete(self, scalars: dict[str, Any]) -> None:
         """What is still missing of the step. On many ranks none may stop here: the others wait for it to go on.
 
         What was left on the device is fetched now, so that the training need not wait for it in the middle of a step.
         """
+        for name, values in list(self._step.update_scalars.items()):
+            self._step.update_scalars[name] = []
+            self._fetch_scalars(name, values)
         pending, self._pending = self._pending, []
         for update, responses in pending:
-            self._take(responses.resolve(), update)
-        for values in self._step.update_scalars.values():
-            values[:] = [float(value) for value in values]
+            self._fetch_rows(update, responses)
+        self._give_scalars(scalars)
+
+    @_never_hurt
+    def _fetch_scalars(self, name: str, values: list[Any]) -> None:
+        self._step.update_scalars[name] = [float(value) for value in values]
+
+    @_never_hurt
+    def _fetch_rows(self, update: int, responses: Responses) -> None:
+        self._take(responses.resolve(), update)
+
+    @_never_hurt
+    def _give_scalars(self, scalars: dict[str, Any]) -> None:
         self._step.scalars = self._numbers(scalars)
 
     def _finish(self, detail: str) -> None:
@@ -285,3 +302,11 @@ class Monitor:
 
     def _event(self, kind: str, detail: str) -> None:
         self._recorder.event(-1 if self._course.last_step is None else self._course.last_step, kind, detail)
+
+
+def _whole(step: Any) -> Any:
+    """The number as an int, of a tensor as well; what is none is left for `Observation` to refuse."""
+    try:
+        return step if step is None or isinstance(step, str) else int(step)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return step

@@ -25,7 +25,8 @@ class Plan:
         post_update: responses of a step's own batch, scored before and after its updates,
         post_update_every: each so many steps.
         lagged: correct responses of a step, of those of `cross_update`, that are scored again later,
-        lags: so many steps later (multiples of `lagged_every`; a lag of 1 is `cross_update`),
+        lags: so many steps later (multiples of `lagged_every`; a lag of 1 is `cross_update`). Those of 5, 10 and 20
+            have a column in the table `steps`, others stand in `probes` alone.
         lagged_every: each so many steps.
         fixed: anchors, correct responses of the first steps (or the user's own), scored again
         fixed_every: each so many steps.
@@ -54,6 +55,8 @@ class Plan:
             value, least = getattr(self, item.name), 1 if item.name.endswith("_every") else 0
             if item.name != "lags" and (not isinstance(value, int) or value < least):
                 raise InputError(f"{item.name}={value!r}, expected a whole number from {least}")
+        if not isinstance(self.lags, tuple):
+            raise InputError(f"lags={self.lags!r}, expected a tuple of whole numbers")
         for lag in self.lags:
             if lag < 1 or lag % self.lagged_every:
                 raise InputError(f"lags={self.lags} with lagged_every={self.lagged_every}: expected multiples of it")
@@ -74,14 +77,15 @@ class Plan:
             "fixed": min(self.fixed, 4 * cross_update) / self.fixed_every,
         }
 
-    def in_words(self, name: str, batch: int) -> str:
+    def in_words(self, name: str, batch: int, *, at_most: bool = False) -> str:
         """One line for the start of a run.
 
         Args:
             name: of the preset.
             batch: responses in a step's batch.
+            at_most: as many are scored as the plan has at most, whatever the batch holds.
         """
-        price = {kind: scored for kind, scored in self.price(batch).items() if scored}
+        price = {kind: scored for kind, scored in self.price(None if at_most else batch).items() if scored}
         parts = ", ".join(f"{kind} {scored:g}" for kind, scored in price.items())
         total = sum(price.values())
         share = total / max(batch, 1)

@@ -49,10 +49,12 @@ class LikelihoodProbe:
             gradient, and the random streams are put back after it. If it is the model itself, dropout is off meanwhile;
             if it is a function, that is the function's business.
         preset: `economy`, `standard`, `full`, or a `Plan`; what it costs is said at the first step.
-        micro_batch: score at most so many responses at a time; None: all that are due at once.
+        micro_batch: score at most so many responses at a time; None: all that are due at once (the logits of 64 long
+            ones with a large vocabulary take a hundred gigabytes).
         text: token id -> the token in words, for the table `tokens` (`lambda token: tokenizer.decode([token])`).
         every_rank: make the same number of forward passes on every rank, also where there is nothing to score, as
-            sharded models want it; None: if torch.distributed is running.
+            sharded models want it; None: if torch.distributed is running. Each rank then makes as many as the plan has
+            at most, so give a plan that fits the batch of a rank: the rows of all ranks are put together.
 
     Raises:
         InputError: there is no such preset, or `micro_batch` is not at least 1.
@@ -63,7 +65,7 @@ class LikelihoodProbe:
         score: Score,
         preset: str | Plan = "standard",
         *,
-        micro_batch: int | None = None,
+        micro_batch: int | None = 8,
         text: Callable[[int], str] | None = None,
         every_rank: bool | None = None,
     ) -> None:
@@ -76,7 +78,7 @@ class LikelihoodProbe:
         self._words: dict[int, str] = {}
         self._calls = 0
         self._seconds = 0.0
-        self._before_called = self._priced = False
+        self._before_called = self._priced = self._noise_known = False
         self._own_batch: Held | None = None
         self._previous: Held | None = None
         self._past: dict[int, Held] = {}
@@ -92,18 +94,21 @@ class LikelihoodProbe:
 
         Args:
             batch: as for `after_update`.
-            response_mask: (responses, tokens), 1 on policy tokens. As many responses on every rank.
+            response_mask: (responses, tokens), 1 on policy tokens. Of more than `fixed` responses so many are chosen
+                evenly. On many ranks give each a part of them.
             uid: (responses,) int, identity of each response.
             group: (responses,) int, identity of each prompt.
 
         Raises:
-            InputError: a tensor has another shape than it should, or the score returned one.
+            InputError: a tensor has another shape than it should, or the score returned one; or the plan scores none.
             ScoreError: the score raised.
         """
+        if not self.plan.fixed:
+            raise InputError(f"set_anchors with fixed=0 (preset {self.preset}): give a Plan that scores them")
         correct = torch.ones(len(response_mask), dtype=torch.bool)
         anchors = held_of(batch, response_mask, correct, step=self._calls, uid=uid, group=group)
-        anchors = anchors.pick(torch.arange(len(response_mask), device=response_mask.device))
-        self._anchors, self._own_anchors = [self._taken(anchors, len(anchors))], True
+        rows = evenly(torch.arange(len(anchors), device=response_mask.device), self.plan.fixed)
+        self._anchors, self._own_anchors = [self._taken(anchors.pick(rows), self.plan.fixed)], True
         error, self._error = self._error, None
         if error is not None:
             raise error
@@ -168,19 +173,23 @@ class LikelihoodProbe:
             self.reset()  # what was taken earlier compares with a step that is missing
             self._keep(mistake)
         note = None if self._priced or everything is None else self._price(len(everything))
-        measured = [table for table in rows if isinstance(table, Probes)]
-        others = tuple(table for table in rows if not isinstance(table, Probes))
         error, self._error = self._error, None
         seconds, self._seconds = self._seconds + time.perf_counter() - began, 0.0
-        return Probes(**stack_columns(measured)).having(companions=others, error=error, seconds=seconds, note=note)
+        main, others = _main(rows)
+        return main.having(companions=others, error=error, seconds=seconds, note=note)
 
-    def reset(self) -> None:
+    def reset(self, back: int = 0) -> None:
         """Forget what was taken from the last steps: the training goes back to an earlier checkpoint.
 
-        The next steps would be compared with a policy that was given up. Fixed anchors stay.
+        The next steps would be compared with a policy that was given up. Fixed anchors from before stay.
+
+        Args:
+            back: how many steps the training goes back.
         """
+        self._calls = max(self._calls - back, 0)
         self._previous = self._own_batch = None
         self._past.clear()
+        self._anchors = [anchors for anchors in self._anchors if anchors.step <= self._calls]
 
     def state_dict(self) -> dict[str, Any]:
         """The fixed anchors and how many steps there were, as tensors and numbers, to be kept with a checkpoint."""
@@ -223,10 +232,12 @@ class LikelihoodProbe:
         self._previous, self._own_batch = taken, None
         if taken is None:
             return
-        if (self._calls - 1) % plan.noise_every == 0:
+        first = not (self._noise_known or self._every_rank)  # on many ranks only the schedule is the same for all
+        if (self._calls - 1) % plan.noise_every == 0 or first:
             again = self._attempt(taken, plan.cross_update)
             if again is not None and taken.before is not None:
                 rows.append(probe_rows("noise", taken, again, self._calls))
+                self._noise_known = True
         self._keep_for_later(taken)
 
     def _due(self) -> list[tuple[str, Held, int]]:
@@ -240,7 +251,7 @@ class LikelihoodProbe:
         if now % plan.lagged_every == 0:
             due += [("lagged", self._past[now - lag], plan.lagged) for lag in plan.lags if now - lag in self._past]
         if now % plan.fixed_every == 0:
-            share = len(self._anchors[0]) if self._own_anchors else -(-plan.fixed // ANCHOR_STEPS)
+            share = plan.fixed if self._own_anchors else -(-plan.fixed // ANCHOR_STEPS)
             due += [("fixed", anchors, share) for anchors in self._anchors]
         return due
 
@@ -257,13 +268,13 @@ class LikelihoodProbe:
         """As lagged responses and as fixed anchors; what was scored for the headline is not scored again."""
         plan, now = self.plan, self._calls
         if plan.lagged and now % plan.lagged_every == 0:
-            self._past[now] = held.pick(evenly(torch.arange(len(held)), plan.lagged))
+            self._past[now] = _short(held.pick(evenly(torch.arange(len(held)), plan.lagged)))
             self._past = {step: past for step, past in self._past.items() if now - step < max(plan.lags, default=0)}
         share = -(-plan.fixed // ANCHOR_STEPS)
         empty = [place for place, anchors in enumerate(self._anchors) if anchors.before is None]
         if self._own_anchors or not share or not (empty or len(self._anchors) < ANCHOR_STEPS):
             return
-        anchors = held.pick(evenly(torch.arange(len(held)), share))
+        anchors = _short(held.pick(evenly(torch.arange(len(held)), share)))
         if len(self._anchors) < ANCHOR_STEPS:
             self._anchors.append(anchors)
         elif anchors.before is not None:
@@ -295,20 +306,24 @@ class LikelihoodProbe:
             return score_all(self._score, held, self._micro_batch, passes)
         except InputError as error:
             self._keep(error)
-        except Exception as error:  # whatever the user's function raises
+        except _MISTAKES as error:
+            what = f"score raised {type(error).__name__}: {error}"
+            self._keep(InputError(f"{what}: expected a function of the batch that the probe is given"))
+        except Exception as error:  # out of memory, most of all
             self._keep(
                 ScoreError(f"score failed in a probe ({type(error).__name__}: {error}): fewer rows, see micro_batch")
             )
         return None
 
     def _keep(self, error: Exception) -> None:
-        """The first mistake of a step; a wrong shape before a failure of the score, since it is said louder."""
+        """The first mistake of a step; one of the caller before a failure of the score, since it is said louder."""
         if self._error is None or (isinstance(error, InputError) and not isinstance(self._error, InputError)):
-            self._error = error if isinstance(error, InputError | ScoreError) else InputError(f"probe failed: {error}")
+            ours = isinstance(error, InputError | ScoreError)
+            self._error = error if ours else InputError(f"probe failed ({type(error).__name__}: {error})")
 
     def _price(self, batch: int) -> str:
         self._priced = True
-        words = self.plan.in_words(self.preset, batch)
+        words = self.plan.in_words(self.preset, batch, at_most=bool(self._every_rank and self._micro_batch))
         if self.plan.post_update and not self._before_called:
             words += "; post_update is not measured: before_update was not called"
         return words
@@ -316,5 +331,29 @@ class LikelihoodProbe:
     def _in_words(self, token: int) -> str:
         if token not in self._words:
             assert self._text is not None
-            self._words[token] = self._text(token)
+            try:
+                self._words[token] = str(self._text(token))
+            except Exception:  # a label of -100 at tool feedback, say: no word is worth the rows
+                self._words[token] = f"<{token}>"
         return self._words[token]
+
+
+_MISTAKES = (TypeError, KeyError, IndexError, AttributeError, NameError, ValueError)
+
+
+def _short(held: Held) -> Held:
+    """Without the token ids, which only the table `tokens` asks for."""
+    return replace(held, tokens=None)
+
+
+def _main(rows: list[RowTable]) -> tuple[Probes, tuple[RowTable, ...]]:
+    """Probes of the same columns as one table; what has others beside it, where a column that it lacks is null."""
+    probes = [table for table in rows if isinstance(table, Probes)]
+    others = [table for table in rows if not isinstance(table, Probes)]
+
+    def filled(table: Probes) -> list[str]:
+        return [name for name, column in table.columns().items() if column is not None]
+
+    same = [table for table in probes if filled(table) == filled(probes[0])]
+    others += [table for table in probes if all(table is not one for one in same)]
+    return Probes(**stack_columns(same)), tuple(others)

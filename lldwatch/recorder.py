@@ -189,7 +189,9 @@ class Recorder:
 
     def _end(self) -> None:
         if self.dropped_steps:
-            words = f"{self.dropped_steps} steps were not recorded: the disk was too slow or failed"
+            words = (
+                f"{self.dropped_steps} steps were not recorded: the disk was too slow or failed, or a warning says why"
+            )
             self._write(Event(step=-1, time=time.time(), kind="dropped", detail=words), ())
         self._seal(last=True)
 

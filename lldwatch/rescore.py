@@ -40,7 +40,7 @@ class Held:
         batch: what the score needs, first dimension the response.
         response_mask: (responses, tokens) bool, True on policy tokens.
         answer_mask: (responses, tokens) bool, True on the answer; None: the trainer cannot tell it.
-        tokens: (responses, tokens) token ids; None: not given.
+        tokens: (responses, tokens) token ids; None: not given, or not needed any more.
         uid, group, correct, advantage: (responses,); None: not given.
         step: call of the probe at which they were taken.
         before: what they scored when they were taken.
@@ -68,7 +68,7 @@ class Held:
                 return None
             return values[rows.cpu().numpy()] if isinstance(values, np.ndarray) else values[rows].detach()
 
-        before = self.before and Scored(self.before.log_probs[rows], of(self.before.entropy))
+        before = self.before and Scored(self.before.log_probs[rows], None)
         return Held(
             batch={name: tensor[rows].detach() for name, tensor in self.batch.items()},
             **{name: of(getattr(self, name)) for name in _PER_RESPONSE},
@@ -82,9 +82,9 @@ class Held:
         def of(values: Any) -> Any:
             return torch.from_numpy(values) if isinstance(values, np.ndarray) else values
 
-        before = (None, None) if self.before is None else (self.before.log_probs, self.before.entropy)
         per_response = {name: of(getattr(self, name)) for name in _PER_RESPONSE}
-        return {"batch": self.batch, **per_response, "step": self.step, "log_probs": before[0], "entropy": before[1]}
+        log_probs = None if self.before is None else self.before.log_probs
+        return {"batch": self.batch, **per_response, "step": self.step, "log_probs": log_probs}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], device: torch.device) -> Held:
@@ -100,12 +100,12 @@ class Held:
             **{name: on_device(state[name]) for name in _PER_TOKEN},
             **on_host,
             step=state["step"],
-            before=None if log_probs is None else Scored(log_probs, on_device(state["entropy"])),
+            before=None if log_probs is None else Scored(log_probs, None),
         )
 
     def scored(self, before: Scored) -> Held:
-        """The same with what they scored."""
-        return replace(self, before=before)
+        """The same with what they scored; the entropy is shown as it is after an update, and not held."""
+        return replace(self, before=Scored(before.log_probs, None))
 
 
 _PER_TOKEN = ("response_mask", "answer_mask", "tokens")
@@ -147,7 +147,7 @@ def score_all(score: Score, held: Held, micro_batch: int | None, passes: int = 0
 
 
 def _score_some(score: Score, batch: Batch, mask: Tensor) -> list[Tensor | None]:
-    with _undisturbed(score, mask.device):
+    with _undisturbed(score, {tensor.device for tensor in (mask, *batch.values()) if tensor.is_cuda}):
         given = score(batch)
     values = given if isinstance(given, tuple) else (given, None)
     return [None if tensor is None else _kept(tensor, mask) for tensor in values[:2]]
@@ -159,7 +159,7 @@ def _kept(values: Tensor, mask: Tensor) -> Tensor:
         raise InputError(
             f"score returned {got}, expected {tuple(mask.shape)}: one log-prob for each position of the response mask"
         )
-    return torch.where(mask, values.detach().float(), 0.0)
+    return torch.where(mask, values.detach().to(mask.device, torch.float32), 0.0)
 
 
 def _stacked(parts: list[Tensor | None]) -> Tensor | None:
@@ -168,15 +168,23 @@ def _stacked(parts: list[Tensor | None]) -> Tensor | None:
 
 
 @contextlib.contextmanager
-def _undisturbed(score: Score, device: torch.device) -> Iterator[None]:
-    """Dropout off if `score` is the model itself, and the random streams as they were: the training's are not ours."""
+def _undisturbed(score: Score, devices: set[torch.device]) -> Iterator[None]:
+    """Dropout off if `score` is the model itself, and the random streams as they were: the training's are not ours.
+
+    Inside of an autocast context the low-precision copies of the weights are forgotten before and after: those that the
+    training made are from before the update, and those that are made here know no gradient.
+    """
     modules = [module for module in score.modules() if module.training] if isinstance(score, torch.nn.Module) else []
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch's is untyped
+        devices = devices | {torch.device("cuda", torch.cuda.current_device())}
     for module in modules:
         module.training = False
+    torch.clear_autocast_cache()
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with torch.random.fork_rng(devices=list(devices)):
             yield
     finally:
+        torch.clear_autocast_cache()
         for module in modules:
             module.training = True
 
@@ -199,7 +207,7 @@ def probe_rows(kind: str, held: Held, after: Scored, now: int) -> Probes:
         columns[f"{name}tokens"] = span.sum(-1)
         for moment, values in (("before", before), ("after", new)):
             columns[f"{name or 'log_prob_'}{moment}"] = torch.where(span, values, 0.0).sum(-1)
-    host = torch.stack([column.double() for column in columns.values()]).cpu().numpy()
+    host = torch.stack([column.float() for column in columns.values()]).cpu().numpy()
     return Probes(
         kind=np.full(len(held), kind),
         uid=held.uid,
@@ -217,10 +225,11 @@ def action_rows(kind: str, held: Held, after: Scored) -> Actions:
     assert held.before is not None
     mask, (index, starts) = held.response_mask, action_index(held.response_mask)
     count = int(starts.sum(-1).amax(0)) if mask.numel() else 0
-    sums = torch.zeros(3, len(held), count + 1, device=mask.device)  # the last one takes what is not the policy's
+    exact = torch.float32 if mask.device.type == "mps" else torch.float64  # a small change of a long action's large sum
+    sums = torch.zeros(3, len(held), count + 1, dtype=exact, device=mask.device)  # the last: what is not the policy's
     place = torch.where(mask, index, count)
-    for row, values in zip(sums, (mask.float(), held.before.log_probs, after.log_probs), strict=True):
-        row.scatter_add_(1, place, values)
+    for row, values in zip(sums, (mask, held.before.log_probs, after.log_probs), strict=True):
+        row.scatter_add_(1, place, values.to(exact))
     tokens, before, new = sums[:, :, :count].cpu().numpy()
     response, action = (tokens > 0).nonzero()
     return Actions(

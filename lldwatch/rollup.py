@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from lldwatch.columns import Array, stack_columns
-from lldwatch.schema import Probes, Responses
+from lldwatch.columns import Array, stack, stack_columns
+from lldwatch.schema import Positions, Probes, Responses
 
 ADVANTAGE_TOLERANCE = 0.01
 """|advantage| below this is 0: eight equal rewards of 0.1 give -0.007 in float32, 1 right answer of 64 gives 0.016."""
@@ -36,9 +36,9 @@ def summarise(responses: Sequence[Responses], probes: Sequence[Probes]) -> dict[
     Returns:
         Field name -> value; a field whose columns are missing or without rows is left out.
     """
-    rows, rescored = stack_columns(responses), stack_columns(probes)
+    rows = stack_columns(responses)
     with np.errstate(all="ignore"):  # inf - inf is NaN, and stands there as such
-        summary = {**_of_responses(rows), **_of_updates(rows), **_of_probes(rescored)}
+        summary = {**_of_responses(rows), **_of_updates(rows), **_of_probes(probes)}
     return {name: value for name, value in summary.items() if value is not None}
 
 
@@ -73,6 +73,29 @@ def in_batch(responses: Sequence[Responses]) -> Probes:
         log_prob_before=old,
         log_prob_after=new,
     )
+
+
+def by_place(positions: Sequence[Positions]) -> Positions:
+    """The (micro-)batches of a step added up: one row a place.
+
+    Args:
+        positions: one table per call of `per_response`.
+    """
+    rows = stack_columns(positions)
+    after, position = rows.get("after_feedback"), rows.get("position")
+    if after is None or position is None:
+        return Positions()
+    key, where = np.unique(position.astype(np.int64) * 2 + after, return_inverse=True)
+    sums: Columns = {}
+    for name in ("tokens", "log_prob", "low_confidence_tokens", "very_low_confidence_tokens"):
+        column = rows[name]
+        sums[name] = None if column is None else np.bincount(where, weights=column)
+    smallest = rows["min_log_prob"]
+    if smallest is not None:
+        lowest = np.full(len(key), np.inf)
+        np.minimum.at(lowest, where, smallest)
+        sums["min_log_prob"] = lowest
+    return Positions(after_feedback=key % 2, position=key // 2, **sums)
 
 
 def _of_responses(rows: Columns) -> dict[str, Any]:
@@ -143,19 +166,24 @@ def _of_updates(rows: Columns) -> dict[str, Any]:
     return summary
 
 
-def _of_probes(rows: Columns) -> dict[str, Any]:
-    """What the re-scored responses say, kind by kind; a response without policy tokens says nothing."""
-    kind, tokens = rows.get("kind"), rows.get("tokens")
-    change = _minus(rows.get("log_prob_after"), rows.get("log_prob_before"))
-    if kind is None or tokens is None or change is None:
-        return {}
-    rows = {**rows, "change": change}
+def _of_probes(tables: Sequence[Probes]) -> dict[str, Any]:
+    """What the re-scored responses say, kind by kind: a column that one kind lacks is not missing in the others."""
+    parts: dict[str, list[Columns]] = {name: [] for name in _OF_KIND}
+    for table in tables:
+        rows = table.columns()
+        kind, tokens = rows["kind"], rows["tokens"]
+        change = _minus(rows["log_prob_after"], rows["log_prob_before"])
+        if kind is None or tokens is None or change is None:
+            continue
+        for name in parts:
+            chosen = (kind == name) & (tokens > 0)  # a response without policy tokens says nothing
+            if chosen.any():
+                columns = {**rows, "change": change}.items()
+                parts[name].append({column: None if v is None else v[chosen] for column, v in columns})
     summary: dict[str, Any] = {}
     for name, of_kind in _OF_KIND.items():
-        chosen = (kind == name) & (tokens > 0)
-        if chosen.any():
-            part = {column: None if values is None else values[chosen] for column, values in rows.items()}
-            summary.update(of_kind(part))
+        if parts[name]:
+            summary.update(of_kind(stack(parts[name])))
     return summary
 
 

@@ -92,7 +92,7 @@ class Run:
     def positions(self) -> pa.Table:
         """Confidence by the place in an action: the columns of `lldwatch.schema.Positions`, and `step`.
 
-        One row a place and (micro-)batch: add them up by step.
+        Each rank has rows of its own: add them up by step and place.
         """
         return self._table("positions")
 

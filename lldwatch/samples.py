@@ -64,8 +64,8 @@ def evenly(indices: Tensor, at_most: int) -> Tensor:
 def pairs(held: Held, at_most: int) -> Tensor:
     """Rows for `post_update`: a correct and an incorrect response of a prompt at a time, and some without advantage.
 
-    At most a quarter of the places is for responses with advantage 0, the rest for pairs. Without `group` correct and
-    incorrect ones are chosen apart from each other.
+    At most a quarter of the places is for responses with advantage 0, the rest for pairs. Without `group`, or where no
+    prompt has both on this rank, correct and incorrect ones are chosen apart from each other.
 
     Args:
         held: the whole batch.
@@ -78,14 +78,14 @@ def pairs(held: Held, at_most: int) -> Tensor:
     right, wrong = (np.flatnonzero(side & ~zero) for side in (held.correct, ~held.correct))
     without = _even(np.flatnonzero(zero), at_most // 4)
     each = (at_most - len(without)) // 2
-    if held.group is None:
-        chosen = [_even(right, each), _even(wrong, each), without]
-    else:
+    chosen = [_even(right, each), _even(wrong, each), without]
+    if held.group is not None:
         firsts = [
             dict(zip(held.group[rows][::-1].tolist(), rows[::-1].tolist(), strict=True)) for rows in (right, wrong)
         ]
         both = np.array([[firsts[0][p], firsts[1][p]] for p in sorted(firsts[0].keys() & firsts[1].keys())], np.int64)
-        chosen = [both.reshape(-1, 2)[_even(np.arange(len(both)), each)].ravel(), without]
+        if len(both):
+            chosen = [both[_even(np.arange(len(both)), each)].ravel(), without]
     return torch.from_numpy(np.sort(np.concatenate(chosen)))
 
 

@@ -241,7 +241,7 @@ class Actions(RowTable):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Positions(RowTable):
-    """Confidence by the place of a token in its action, one row a place and (micro-)batch. Arrays of shape (rows,).
+    """Confidence by the place of a token in its action, one row a place. Arrays of shape (rows,).
 
     Made of at most 64 responses of a (micro-)batch, evenly chosen.
 

@@ -85,13 +85,15 @@ def test_places_are_made_of_at_most_so_many_responses_of_a_call(monkeypatch: pyt
 
 @pytest.mark.parametrize("tokens", [1, 100_000])
 def test_a_response_may_be_short_or_very_long(tokens: int) -> None:
-    log_probs = torch.full((2, tokens), -0.5)
+    log_probs = torch.full((2, tokens), -0.1)
     rows = per_response(log_probs, log_probs + 0.25, torch.ones(2, tokens, dtype=torch.bool), clip_range=0.2)
     assert rows.tokens.tolist() == [tokens] * 2
-    assert rows.log_prob.tolist() == pytest.approx([-0.5 * tokens] * 2, rel=1e-6)
+    assert rows.log_prob.tolist() == pytest.approx([-0.1 * tokens] * 2, rel=1e-5)
     assert rows.first_action_change.tolist() == pytest.approx([-0.25 * tokens] * 2, rel=1e-6)
     assert rows.clipped_tokens.tolist() == [tokens] * 2
-    assert sum(row["tokens"] for row in places_of(rows).values()) == 2 * tokens
+    places = places_of(rows)
+    assert sum(row["tokens"] for row in places.values()) == 2 * tokens
+    assert sum(row["log_prob"] for row in places.values()) == pytest.approx(-0.2 * tokens, rel=1e-5)
 
 
 @pytest.mark.parametrize("wrong", [2.0, 0.5, -1.0, math.nan, -1e9])
@@ -187,7 +189,9 @@ def test_an_empty_batch_gives_no_rows() -> None:
 
 def test_the_gradient_graph_is_left_alone() -> None:
     log_probs = torch.tensor([[-1.0, -2.0]], requires_grad=True)
-    per_response(log_probs, log_probs * 1.0, torch.ones(1, 2), entropy=log_probs * 2.0)
+    rows = per_response(log_probs, log_probs * 1.0, torch.ones(1, 2), entropy=log_probs * 2.0, advantages=log_probs * 3)
+    assert rows.error is None
+    assert len(rows) == 1
     assert log_probs.grad is None
     log_probs.sum().backward()
     assert log_probs.grad is not None

@@ -16,7 +16,7 @@ from made_up import spiral
 from lldwatch import InputError, Monitor, Observation, Probes, Responses, Run, RunExistsError, ScoreError, Stage
 from lldwatch.detector import CollapseDetector
 from lldwatch.hooks import per_response
-from lldwatch.schema import SCHEMA_VERSION, Gradients
+from lldwatch.schema import SCHEMA_VERSION, Actions, Gradients, Tokens
 
 
 @pytest.fixture
@@ -143,10 +143,11 @@ def test_confidence_by_place_and_the_batch_s_own_change_by_update_are_recorded(m
     (step,) = recorded(monitor)
     assert step.low_confidence_share == 0.0  # as the first update saw them
     assert step.first_update_change == 0.0
-    places = Run(run_dir).positions().to_pylist()
+    places = Run(run_dir).positions().to_pylist()  # the three updates added up
     assert [(row["position"], row["tokens"], row["low_confidence_tokens"]) for row in places] == [
-        (place, 4, low) for low in (0, 0, 4) for place in (0, 1, 2)
+        (place, 12, 4) for place in (0, 1, 2)
     ]
+    assert {(row["log_prob"], row["min_log_prob"], row["after_feedback"]) for row in places} == {(-23.0, -3.0, False)}
     rows = [row for row in Run(run_dir).probes().to_pylist() if row["kind"] == "in_batch"]
     changes = {(row["update"], row["correct"]): row["log_prob_after"] - row["log_prob_before"] for row in rows}
     assert changes == {(0, False): 0, (0, True): 0, (1, False): 1.5, (1, True): 1.5, (2, False): -9, (2, True): -9}
@@ -243,7 +244,7 @@ def test_what_is_still_on_the_device_is_waited_for_once_the_step_ends_and_in_the
 
     assert one_step() == ["rows", 1.0, "rows", 2.0]
     assert one_step() == []
-    assert waited == ["rows", "rows", 1.0, 2.0, 0.5]
+    assert waited == [1.0, 2.0, "rows", "rows", 0.5]
     first, second = recorded(monitor)
     for step in (first, second):
         assert (step.responses, step.updates, step.grad_norm, step.loss) == (8, 2, 1.5, 0.5)
@@ -251,6 +252,46 @@ def test_what_is_still_on_the_device_is_waited_for_once_the_step_ends_and_in_the
     table = Run(run_dir).responses()
     assert table["update"].to_pylist() == 2 * ([0] * 4 + [1] * 4)
     assert len(set(table["uid"].to_pylist())) == 16
+
+
+def test_one_table_that_fails_on_the_device_costs_neither_the_step_nor_the_other_rows(
+    monitor: Monitor, run_dir: Path
+) -> None:
+    def broken() -> Responses:
+        raise RuntimeError("CUDA error: an illegal memory access")
+
+    monitor.step(loss=1.0)
+    waited: list[float] = []
+    for pending in (broken, batch):
+        monitor.observe(Responses().having(pending=pending))
+        monitor.update(grad_norm=OnDevice(2.0, waited))
+    monitor.step(loss=2.0)
+    _, second = recorded(monitor)
+    assert (second.loss, second.grad_norm, second.responses) == (2.0, 2.0, 4)
+    assert monitor.dropped_steps == 0
+    (event,) = events(run_dir, "error")
+    assert "an illegal memory access" in event["detail"]
+
+
+@pytest.mark.parametrize("number", [3, torch.tensor(3), np.int64(3)])
+def test_what_compares_with_a_policy_that_was_given_up_is_left_out_when_the_training_goes_back(
+    monitor: Monitor, run_dir: Path, number: Any
+) -> None:
+    for _ in range(5):
+        monitor.step()
+    kinds = ["cross_update", "noise", "post_update", "lagged"]
+    probes = Probes(
+        kind=kinds, correct=[True] * 4, tokens=[2] * 4, log_prob_before=[-4.0] * 4, log_prob_after=[-2.0] * 4
+    )
+    actions = Actions(kind=["cross_update"], tokens=[2])
+    tokens = Tokens(kind=["cross_update"], token=[7])
+    monitor.probe(probes.having(companions=(actions, tokens)))
+    monitor.step(number)
+    step = recorded(monitor)[-1]
+    assert (step.step, step.cross_update_change, step.post_update_correct) == (3, None, 1.0)
+    run = Run(run_dir)
+    assert run.probes()["kind"].to_pylist() == ["noise", "post_update"]
+    assert len(run.actions()) == len(run.tokens()) == 0
 
 
 def test_rows_that_fail_on_the_device_are_said_and_cost_nothing_else(monitor: Monitor, run_dir: Path) -> None:
