@@ -379,7 +379,7 @@ def tagged(rank: int, phase: int, rows: int = 3, **more: Any) -> Responses:
 def tagged_step(monitor: Monitor, rank: int, phase: int, step: int | None = None) -> dict[str, Any]:
     """One step of such rows, one row in `probes`, and one in `gradients`."""
     monitor.observe(tagged(rank, phase))
-    monitor.probe(Probes(kind=["noise"], group=[rank], tokens=[2], log_prob_before=[-1.0], log_prob_after=[-1.5]))
+    monitor.probe(Probes(kind=["lagged"], group=[rank], tokens=[2], log_prob_before=[-1.0], log_prob_after=[-1.5]))
     monitor.gradients(Gradients(module=["head"], grad_norm=[1.0], parameters=[3]))
     return monitor.step(step, grad_norm=1.0).as_dict()
 

@@ -88,8 +88,10 @@ def training() -> Training:
 
 
 def of_kind(probes: Probes, kind: str) -> dict[str, list[Any]]:
-    if not len(probes):
+    tables = [table for table in (probes, *probes.companions) if isinstance(table, Probes) and len(table)]
+    if not tables:
         return {}
+    probes = next((table for table in tables if kind in table.kind), tables[0])
     assert probes.kind is not None
     chosen = probes.kind == kind
     return {name: column[chosen].tolist() for name, column in probes.columns().items() if column is not None}
