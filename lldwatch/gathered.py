@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lldwatch.columns import RowTable, stack_columns
+from lldwatch.columns import RowTable
 from lldwatch.rollup import summarise
 from lldwatch.schema import Probes, Responses
 
@@ -120,13 +120,10 @@ def _over_ranks(name: str, values: Sequence[float]) -> float:
 
 def repeated(responses: Sequence[Responses]) -> str | None:
     """What is wrong with identities that stand twice in one update; None when each stands once."""
-    tables = [rows for rows in responses if rows.uid is not None and rows.update is not None]
-    if not tables:
+    known = [(rows.uid, rows.update) for rows in responses if rows.uid is not None and rows.update is not None]
+    if not known:
         return None
-    rows = stack_columns(tables)
-    uid, update = rows["uid"], rows["update"]
-    assert uid is not None
-    assert update is not None
+    uid, update = (parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in zip(*known, strict=True))
     if len(np.unique(uid)) == len(uid):
         return None
     pairs, counts = np.unique(np.stack([uid, update]), axis=1, return_counts=True)

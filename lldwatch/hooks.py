@@ -195,10 +195,10 @@ def _by_place(mask: Tensor, action: Tensor, starts: Tensor, new: Tensor, low: Te
     """
     exact = torch.float32 if new.device.type == "mps" else torch.float64  # the last place may hold millions of tokens
     place = place_in_action(starts).clamp_(max=PLACES - 1).add_(action.clamp(0, 1), alpha=PLACES).flatten()
+    values = torch.stack([mask, new, low, very_low]).to(exact).flatten(1)
     sums = torch.zeros(len(_BY_PLACE), 2 * PLACES, dtype=exact, device=new.device)
-    for row, values in zip(sums, (mask, new, low, very_low), strict=False):
-        row.scatter_add_(0, place, values.to(exact).flatten())
-    sums[-1].scatter_reduce_(0, place, new.to(exact).flatten(), "amin")
+    sums[:4].index_add_(1, place, values)
+    sums[4].scatter_reduce_(0, place, values[1], "amin")
     return sums.float()
 
 

@@ -81,6 +81,8 @@ def by_place(positions: Sequence[Positions]) -> Positions:
     Args:
         positions: one table per call of `per_response`.
     """
+    if len(positions) == 1:
+        return positions[0]
     rows = stack_columns(positions)
     after, position = rows.get("after_feedback"), rows.get("position")
     if after is None or position is None:
@@ -253,11 +255,12 @@ def _gap(nats: Array, tokens: Array, correct: Array, group: Array | None) -> flo
         return None
     some = tokens > 0
     _, prompt = np.unique(group[some], return_inverse=True)
-    per_token, right = nats[some] / tokens[some].astype(np.float64), correct[some]
-    sums = [np.bincount(prompt[side], per_token[side], prompt.max(initial=-1) + 1) for side in (right, ~right)]
-    counts = [np.bincount(prompt[side], minlength=prompt.max(initial=-1) + 1) for side in (right, ~right)]
-    both = (counts[0] > 0) & (counts[1] > 0)
-    return _mean(sums[0][both] / counts[0][both] - sums[1][both] / counts[1][both])
+    side = 2 * prompt + correct[some]  # of each prompt first the incorrect, then the correct ones
+    size = 2 * (int(prompt.max(initial=-1)) + 1)
+    sums = np.bincount(side, nats[some] / tokens[some].astype(np.float64), size)
+    counts = np.bincount(side, minlength=size)
+    wrong, right = (sums / np.maximum(counts, 1)).reshape(-1, 2).T
+    return _mean((right - wrong)[counts.reshape(-1, 2).all(1)])
 
 
 def _standard_error(change: Array, tokens: Array, group: Array) -> float | None:
