@@ -56,8 +56,8 @@ def run_demo(scenario: str, seed: int, steps: int, out: Path | None, port: int |
         write_text(follower, sys.stdout)
         sys.stdout.flush()
         if port is not None:
-            print(f"\nThe dashboard stays on http://127.0.0.1:{port}/run/{run_dir.name} until Ctrl-C.", flush=True)
             with contextlib.suppress(KeyboardInterrupt):
+                print(f"\nThe dashboard stays on http://127.0.0.1:{port}/run/{run_dir.name} until Ctrl-C.", flush=True)
                 while True:
                     time.sleep(3600)
 

@@ -13,6 +13,8 @@ import pytest
 import simulated_run
 from playwright.sync_api import Page, expect
 
+from lldwatch.schema import SCHEMA_VERSION
+
 pytestmark = pytest.mark.browser
 
 PLOT = "document.querySelector('#run-figure .js-plotly-plot')"
@@ -91,7 +93,7 @@ def test_the_list_of_runs(serve: Callable[[Path], str], page: Page, tmp_path: Pa
     (root / "damaged" / "steps" / "r00000-a000-00000000.parquet").write_bytes(b"not a table")
     simulated_run.write(root / "newer", steps=3, delay=0)
     info = root / "newer" / "run.json"
-    info.write_text(info.read_text().replace('"schema_version": 1', '"schema_version": 99'))
+    info.write_text(info.read_text().replace(f'"schema_version": {SCHEMA_VERSION}', '"schema_version": 99'))
 
     first = page.locator("#run-list tbody tr").first
     expect(first).to_contain_text("qwen-3b/collapses")
