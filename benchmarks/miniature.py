@@ -55,7 +55,7 @@ def _mean(title: str, value: Callable[[Trained], float], digits: int = 2) -> Col
 
 def _collapses(runs: Sequence[Trained]) -> str:
     steps = [run.outcome.collapse_step for run in runs if run.outcome.collapse_step is not None]
-    return f"{len(steps)}/{len(runs)}" + (f" (median step {median(steps):.0f})" if steps else "")
+    return f"{len(steps)}/{len(runs)}" + (f" (median step {median(steps):g})" if steps else "")
 
 
 def warning(run: Trained) -> int | None:
@@ -87,7 +87,7 @@ def _lead(runs: Sequence[Trained], alarm: Callable[[Trained], int | None]) -> st
         for run in alarmed
         if run.outcome.collapse_step is not None and (step := alarm(run)) is not None
     ]
-    return f"{len(alarmed)}/{len(runs)}" + (f" (median lead {median(leads):.0f})" if leads else "")
+    return f"{len(alarmed)}/{len(runs)}" + (f" (median lead {median(leads):g})" if leads else "")
 
 
 COLUMNS = [

@@ -192,7 +192,7 @@ class _Watch:
         self.monitor, self._scenario = monitor, scenario
         self._gradients = GradientNorms(policy, every=10 * scenario.updates_per_batch)
         score = lambda batch: policy.log_probs(batch["tokens"])  # noqa: E731  # log-probs and entropies
-        self._probe = LikelihoodProbe(score, probes, text=task.VOCABULARY.__getitem__)
+        self._probe = LikelihoodProbe(score, probes, micro_batch=None, text=task.VOCABULARY.__getitem__)
         self._about: dict[str, Tensor] = {}
 
     def before_updates(self, batch: Rollout, advantages: Tensor) -> None:
