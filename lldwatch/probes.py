@@ -123,9 +123,12 @@ class LikelihoodProbe:
         began = time.perf_counter()
         plan, self._own_batch, self._before_called = self.plan, None, True
         if plan.post_update and self._calls % plan.post_update_every == 0:
-            everything = self._whole(self._calls + 1, batch, about)
-            rows = pairs(everything, plan.post_update) if everything is not None else None
-            self._own_batch = self._take(everything, rows, plan.post_update, self._calls + 1)
+            try:
+                everything = self._whole(self._calls + 1, batch, about)
+                rows = pairs(everything, plan.post_update) if everything is not None else None
+                self._own_batch = self._take(everything, rows, plan.post_update, self._calls + 1)
+            except Exception as mistake:
+                self._keep(mistake)
         self._seconds += time.perf_counter() - began
 
     def after_update(
@@ -159,20 +162,18 @@ class LikelihoodProbe:
         began = time.perf_counter()
         self._calls += 1
         rows: list[RowTable] = []
-        everything = self._whole(
-            self._calls,
-            batch,
-            {
-                **{"response_mask": response_mask, "correct": correct, "advantages": advantages},
-                **{"uid": uid, "group": group, "answer_mask": answer_mask, "tokens": tokens},
-            },
-        )
+        note = None
+        about = {
+            **{"response_mask": response_mask, "correct": correct, "advantages": advantages},
+            **{"uid": uid, "group": group, "answer_mask": answer_mask, "tokens": tokens},
+        }
         try:
+            everything = self._whole(self._calls, batch, about)
             self._measure(everything, rows)
+            note = None if self._priced or everything is None else self._price(len(everything))
         except Exception as mistake:
             self.reset()  # what was taken earlier compares with a step that is missing
             self._keep(mistake)
-        note = None if self._priced or everything is None else self._price(len(everything))
         error, self._error = self._error, None
         seconds, self._seconds = self._seconds + time.perf_counter() - began, 0.0
         main, others = _main(rows)
@@ -318,8 +319,9 @@ class LikelihoodProbe:
     def _keep(self, error: Exception) -> None:
         """The first mistake of a step; one of the caller before a failure of the score, since it is said louder."""
         if self._error is None or (isinstance(error, InputError) and not isinstance(self._error, InputError)):
+            words = f"probe failed ({type(error).__name__}: {error})"
             ours = isinstance(error, InputError | ScoreError)
-            self._error = error if ours else InputError(f"probe failed ({type(error).__name__}: {error})")
+            self._error = error if ours else (InputError if isinstance(error, _MISTAKES) else ScoreError)(words)
 
     def _price(self, batch: int) -> str:
         self._priced = True

@@ -15,6 +15,7 @@ from torch import Tensor
 from lldwatch.errors import InputError, ScoreError
 from lldwatch.probe_plan import Plan
 from lldwatch.probes import ANCHOR_STEPS, LikelihoodProbe
+from lldwatch.rescore import Held
 from lldwatch.rollup import summarise
 from lldwatch.schema import Actions, Probes, Tokens
 
@@ -804,6 +805,25 @@ def test_a_mistake_in_the_score_is_the_caller_s(training: Training, error: Excep
     said = probe.after_update(**training.batch([0, 1, 2])).error
     assert isinstance(said, InputError)
     assert str(said).startswith(f"score raised {type(error).__name__}: {error}: expected a function of the batch")
+
+
+@pytest.mark.parametrize("when", ["before_update", "after_update"])
+def test_no_memory_to_hold_the_responses_raises_nothing(
+    training: Training, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    def no_memory(self: Held, rows: Tensor) -> Held:
+        raise RuntimeError("CUDA out of memory")
+
+    probe, batch = LikelihoodProbe(training.score), training.batch([0, 1])
+    with monkeypatch.context() as patch:
+        if when == "before_update":
+            patch.setattr(Held, "pick", no_memory)
+        probe.before_update(**batch)
+        patch.setattr(Held, "pick", no_memory)
+        probes = probe.after_update(**batch)
+    assert isinstance(probes.error, ScoreError)
+    assert "CUDA out of memory" in str(probes.error)
+    assert probe.after_update(**batch).error is None
 
 
 def test_a_wrong_shape_is_said_before_a_failure_of_the_score(training: Training) -> None:
