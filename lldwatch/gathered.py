@@ -131,6 +131,7 @@ def repeated(responses: Sequence[Responses]) -> str | None:
         return None
     twice, when = pairs[:, counts > 1][:, 0]
     return (
-        f"uid {twice} stands {counts.max()} times in update {when}: expected another one for each response "
-        "(call Monitor.update after each optimizer update)"
+        f"uid {twice} stands {counts.max()} times in update {when}: expected one of its own for each response, on all "
+        "ranks (a prompt is told by group); leave uid out to have it given, and call Monitor.update after each optimizer "
+        "update"
     )

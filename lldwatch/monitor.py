@@ -23,7 +23,7 @@ from lldwatch.detector import CollapseDetector
 from lldwatch.diagnosis import Diagnosis
 from lldwatch.errors import InputError, LldwatchError, ScoreError
 from lldwatch.gathered import Gathered
-from lldwatch.inputs import numbers_of, problem_of
+from lldwatch.inputs import numbers_of, problem_of, problem_of_scores
 from lldwatch.schema import Gradients, Probes, Responses, RunInfo
 
 log = logging.getLogger("lldwatch")
@@ -171,7 +171,7 @@ class Monitor:
         if isinstance(probes.error, ScoreError):
             self._say_once("error", str(probes.error), self._course.open_step)
         else:
-            self._complain(str(probes.error) if probes.error else None)
+            self._complain(str(probes.error) if probes.error else problem_of_scores(probes))
 
     @_never_hurt
     def gradients(self, gradients: Gradients) -> None:

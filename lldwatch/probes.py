@@ -311,9 +311,9 @@ class LikelihoodProbe:
             what = f"score raised {type(error).__name__}: {error}"
             self._keep(InputError(f"{what}: expected a function of the batch that the probe is given"))
         except Exception as error:  # out of memory, most of all
-            self._keep(
-                ScoreError(f"score failed in a probe ({type(error).__name__}: {error}): fewer rows, see micro_batch")
-            )
+            memory = ", score fewer at a time (micro_batch)" if "out of memory" in str(error).lower() else ""
+            words = f"score failed in a probe ({type(error).__name__}: {error}): its rows are missing{memory}"
+            self._keep(ScoreError(words))
         return None
 
     def _keep(self, error: Exception) -> None:

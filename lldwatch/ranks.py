@@ -88,9 +88,8 @@ class Ranks:
             dist.broadcast_object_list(answer, src=self._first, group=self._group)
         except Exception as error:
             if failure is None:
-                first_line = (str(error).splitlines() or [type(error).__name__])[0]
                 raise RanksError(
-                    f"ranks do not answer each other any more ({first_line}): each goes on alone"
+                    f"ranks do not answer each other any more ({_short(error)}): each goes on alone"
                 ) from error
         if failure is not None:
             raise failure
@@ -103,4 +102,4 @@ class Ranks:
 def _short(error: Exception) -> str:
     """The first sentence, without the place in the source where gloo begins it."""
     line = (str(error).splitlines() or [""])[0]
-    return re.sub(r"^\[[^\]]*\]\s*", "", line).split(". ")[0] or type(error).__name__
+    return re.sub(r"\[[^\]]*\.cc:\d+\]\s*", "", line).split(". ")[0] or type(error).__name__

@@ -149,16 +149,17 @@ def score_all(score: Score, held: Held, micro_batch: int | None, passes: int = 0
 def _score_some(score: Score, batch: Batch, mask: Tensor) -> list[Tensor | None]:
     with _undisturbed(score, {tensor.device for tensor in (mask, *batch.values()) if tensor.is_cuda}):
         given = score(batch)
-    values = given if isinstance(given, tuple) else (given, None)
-    return [None if tensor is None else _kept(tensor, mask) for tensor in values[:2]]
+    log_probs, entropy = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
+    return [_kept(log_probs, mask), None if entropy is None else _kept(entropy, mask)]
 
 
 def _kept(values: Tensor, mask: Tensor) -> Tensor:
     if not isinstance(values, Tensor) or values.shape != mask.shape:
         got = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
-        raise InputError(
-            f"score returned {got}, expected {tuple(mask.shape)}: one log-prob for each position of the response mask"
-        )
+        wanted = "one log-prob for each position of the response mask"
+        if isinstance(values, Tensor) and values.ndim == 3:
+            wanted += " (from logits: lldwatch.logits.log_probs_and_entropy)"
+        raise InputError(f"score returned {got}, expected {tuple(mask.shape)}: {wanted}")
     return torch.where(mask, values.detach().to(mask.device, torch.float32), 0.0)
 
 

@@ -40,7 +40,7 @@ class Run:
         self._polled: dict[Segment, int] = {}  # rows given so far; -1: sealed, and given whole
         if not self.path.is_dir():
             what = "is a file, not a run directory" if self.path.exists() else "does not exist"
-            raise RunNotFoundError(f"{self.path} {what}: give the directory that the recorder was told to write")
+            raise RunNotFoundError(f"{self.path} {what}: give the directory that you gave to Monitor")
         if not is_run(self.path):
             raise RunNotFoundError(
                 f"{self.path} is not a run: it has no {INFO_FILE} and no steps/. Give the run directory itself"

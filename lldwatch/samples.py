@@ -5,6 +5,7 @@ The training's random stream is not ours, and the same batch must give the same 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,8 @@ def _check(
     per_response: dict[str, Tensor | None],
     advantages: Tensor | None,
 ) -> None:
+    if not isinstance(batch, Mapping):
+        raise InputError(f"batch is a {type(batch).__name__}, expected a dict of tensors: give what score needs")
     given: dict[str, Any] = {"response_mask": response_mask, **per_response, **per_token, **batch}
     for name, something in given.items():
         needed = name in batch or name in ("response_mask", "correct")
@@ -118,7 +121,8 @@ def _check(
     for name, tensor in {**per_response, **per_token}.items():
         wanted = shape if name in per_token else shape[:1]
         if tensor is not None and tuple(tensor.shape) != wanted:
-            raise InputError(f"{name} has shape {tuple(tensor.shape)}, expected {wanted}: one for each response")
+            why = "like response_mask" if name in per_token else "one for each response"
+            raise InputError(f"{name} has shape {tuple(tensor.shape)}, expected {wanted}: {why}")
     if advantages is not None and tuple(advantages.shape) not in (shape, shape[:1]):
         raise InputError(f"advantages has shape {tuple(advantages.shape)}, expected {shape[:1]} or {shape}")
     for name, tensor in batch.items():

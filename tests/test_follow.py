@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import observations
 
-import lldwatch.monitor
+import lldwatch.course
 from lldwatch import CollapseDetector, Diagnosis, Monitor, Run, diagnose
 from lldwatch.checks import Settings
 from lldwatch.follow import Follower
@@ -47,7 +47,7 @@ def test_live_after_the_fact_and_followed_say_the_same(
     """Any steps, gaps and goings back; any size of the parts; a follower that looks at any moment."""
     path, detector = tmp_path_factory.mktemp("run"), CollapseDetector(QUICK if tight else None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lldwatch.monitor, "Recorder", functools.partial(Recorder, steps_per_part=steps_per_part))
+        patch.setattr(lldwatch.course, "Recorder", functools.partial(Recorder, steps_per_part=steps_per_part))
         monitor, step = Monitor(path, detector=detector), 0
     follower, live = Follower(Run(path), detector), {}
     for _ in range(data.draw(st.integers(1, 12))):

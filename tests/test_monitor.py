@@ -319,9 +319,11 @@ def test_a_step_zero_is_a_step(monitor: Monitor, run_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"gradnorm": 1.0}, "gradnorm is not a field of Observation: expected one of .*grad_norm"),
-        ({"loss": "low"}, "loss"),
-        ({"loss": torch.zeros(2)}, "loss"),
+        ({"gradnorm": 1.0}, "gradnorm is not a field of Observation: did you mean grad_norm"),
+        ({"lr": 1.0}, r"lr is not a field of Observation: did you mean learning_rate\?"),
+        ({"xyz": 1.0}, "xyz is not a field of Observation: expected one of .*grad_norm"),
+        ({"loss": "low"}, "loss is not one number"),
+        ({"loss": torch.zeros(2)}, r"loss of shape \(2,\) is not one number"),
         ({"loss": [1.0]}, "loss"),
         ({"time": 3.0}, "time is not a field"),
         ({"updates": math.nan}, "updates=nan is not a number"),
@@ -367,6 +369,12 @@ def test_wrong_probes_in_the_first_step_raise(monitor: Monitor) -> None:
     ("method", "wrong", "words"),
     [
         ("probe", Probes().having(error=InputError("score returned shape (3, 4)")), r"score returned shape \(3, 4\)"),
+        (
+            "probe",
+            Probes(tokens=[4, 4], log_prob_before=[-2.0, -2.0], log_prob_after=[-2.0, 0.5]),
+            r"score is above 0 in 1 of 2 responses \(first: row 1\): expected log-probs of the tokens",
+        ),
+        ("probe", Probes(tokens=[4], log_prob_before=[math.nan]), "score is not finite in 1 of 1 responses"),
         ("gradients", Gradients().having(error=InputError("gradients have no numbers")), "no numbers"),
         ("gradients", torch.zeros(3), "gradients is a Tensor: expected what GradientNorms returns"),
     ],

@@ -908,6 +908,31 @@ def test_a_score_that_returns_no_tensor_is_named(training: Training) -> None:
     assert "score returned a list, expected (3, 6)" in str(probe.after_update(**training.batch([0, 1, 2])).error)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (lambda nats: None, "score returned a NoneType, expected (3, 6): one log-prob for each position"),
+        (lambda nats: (nats, nats, nats), "score returned a tuple, expected (3, 6)"),
+        (lambda nats: (nats, nats[0]), "score returned shape (6,), expected (3, 6)"),
+        (lambda nats: nats[..., None].expand(3, 6, 7), "(from logits: lldwatch.logits.log_probs_and_entropy)"),
+    ],
+)
+def test_what_a_score_returns_wrongly_is_the_caller_s_mistake(
+    training: Training, wrong: Callable[[Tensor], Any], words: str
+) -> None:
+    probe = LikelihoodProbe(lambda batch: wrong(training.score(batch)))
+    error = probe.after_update(**training.batch([0, 1, 2])).error
+    assert isinstance(error, InputError)
+    assert words in str(error)
+
+
+def test_a_batch_that_is_no_dict_is_named(training: Training) -> None:
+    arguments = training.batch([0])
+    arguments["batch"] = arguments["batch"]["tokens"]
+    said = str(LikelihoodProbe(training.score).after_update(**arguments).error)
+    assert said.startswith("batch is a Tensor, expected a dict of tensors")
+
+
 @pytest.mark.parametrize("wrong", [["a"] * SIZE, None, "text", torch.tensor(3.0), 1.5])
 def test_what_is_no_tensor_in_the_batch_is_named(training: Training, wrong: Any) -> None:
     arguments = training.batch([0])

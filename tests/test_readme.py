@@ -9,12 +9,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from lldwatch import SIGNALS, Run, diagnose
 from lldwatch.probe_plan import FREE_KINDS, PRESETS
+from lldwatch.probes import LikelihoodProbe
 from lldwatch.schema import KINDS
 
 ROOT = Path(__file__).parent.parent
@@ -76,6 +78,28 @@ def batches(count: int) -> Iterator[dict[str, torch.Tensor]]:
             "rewards": rewards,
             "advantages": rewards - rewards.mean(),
         }
+
+
+def test_the_example_score_gives_each_log_prob_the_place_of_its_token() -> None:
+    table = torch.randn(11, 11, generator=torch.Generator().manual_seed(0))
+
+    def model(tokens: torch.Tensor, attention_mask: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(logits=table[tokens])
+
+    names = {"torch": torch, "model": model, "LikelihoodProbe": LikelihoodProbe}
+    code = block("example: score").removeprefix("```python\n").removesuffix("```")
+    exec(compile(code, str(README), "exec"), names)  # the README's own lines are the test
+    (batch,) = batches(1)
+    log_probs, entropy = names["score"]({**batch, "attention_mask": batch["response_mask"]})  # type: ignore[operator]
+    exact = torch.log_softmax(table.double(), -1)
+    for row, tokens in enumerate(batch["tokens"].tolist()):
+        for place in range(1, len(tokens)):
+            assert log_probs[row, place] == pytest.approx(float(exact[tokens[place - 1], tokens[place]]), abs=1e-5)
+    assert (log_probs[:, 0] == 0).all()
+    assert (entropy[:, 1:] > 0).all()
+    about = {"response_mask": batch["response_mask"], "correct": batch["rewards"] > 0}
+    probes = names["probe"].after_update({**batch, "attention_mask": batch["response_mask"]}, **about)
+    assert probes.error is None
 
 
 def test_the_example_loop_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
