@@ -132,6 +132,6 @@ def repeated(responses: Sequence[Responses]) -> str | None:
     twice, when = pairs[:, counts > 1][:, 0]
     return (
         f"uid {twice} stands {counts.max()} times in update {when}: expected one of its own for each response, on all "
-        "ranks (a prompt is told by group); leave uid out to have it given, and call Monitor.update after each optimizer "
-        "update"
+        "ranks (a prompt is told by group); leave uid out to have it given, and call Monitor.update after each "
+        "optimizer update"
     )

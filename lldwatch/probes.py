@@ -127,7 +127,7 @@ class LikelihoodProbe:
                 everything = self._whole(self._calls + 1, batch, about)
                 rows = pairs(everything, plan.post_update) if everything is not None else None
                 self._own_batch = self._take(everything, rows, plan.post_update, self._calls + 1)
-            except Exception as mistake:
+            except Exception as mistake:  # nothing of ours ends a training
                 self._keep(mistake)
         self._seconds += time.perf_counter() - began
 
@@ -171,7 +171,7 @@ class LikelihoodProbe:
             everything = self._whole(self._calls, batch, about)
             self._measure(everything, rows)
             note = None if self._priced or everything is None else self._price(len(everything))
-        except Exception as mistake:
+        except Exception as mistake:  # the same
             self.reset()  # what was taken earlier compares with a step that is missing
             self._keep(mistake)
         error, self._error = self._error, None
@@ -211,7 +211,7 @@ class LikelihoodProbe:
         """The whole batch; None if it cannot be used, or is empty."""
         try:
             everything = held_of(batch, step=step, **about)
-        except Exception as mistake:
+        except Exception as mistake:  # the same
             self._keep(mistake)
             return None
         if not len(everything):

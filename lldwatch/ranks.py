@@ -86,7 +86,7 @@ class Ranks:
                 except Exception as error:  # the others wait for an answer, whatever it is
                     failure, answer[1] = error, f"{type(error).__name__}: {error}"
             dist.broadcast_object_list(answer, src=self._first, group=self._group)
-        except Exception as error:
+        except Exception as error:  # gloo raises RuntimeError, and others when a process is gone
             if failure is None:
                 raise RanksError(
                     f"ranks do not answer each other any more ({_short(error)}): each goes on alone"

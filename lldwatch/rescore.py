@@ -135,7 +135,7 @@ def score_all(score: Score, held: Held, micro_batch: int | None, passes: int = 0
         rows = slice(start, start + size)
         try:
             parts.append(_score_some(score, {n: t[rows] for n, t in held.batch.items()}, held.response_mask[rows]))
-        except Exception as error:
+        except Exception as error:  # whatever the score raises
             if not passes:
                 raise
             failure = failure or error  # the other ranks make the passes that are left, and so must this one
