@@ -29,7 +29,7 @@ imports: $(READY) ## who may import whom
 unit: $(READY) ## the tests; ARGS="-k recorder" chooses
 	@$(BIN)/pytest $(ARGS)
 
-bench: $(READY) ## the tables of the README (about 40 minutes on two cores)
+bench: $(READY) ## the tables of the README (about 50 minutes on two cores)
 	@$(BIN)/python benchmarks/miniature.py $(ARGS)
 	@$(BIN)/python benchmarks/estimators.py
 	@$(BIN)/python benchmarks/nulls.py
