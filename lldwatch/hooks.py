@@ -126,7 +126,7 @@ def _reduce(
         columns["entropy"] = _inside(entropy, bits).sum(-1) / tokens.clamp(min=1)
     if clip_range is not None:
         columns["clipped_tokens"] = _clipped(change, clip_range)
-    every = -(-len(mask) // PLACES_FROM)
+    every = max(-(-len(mask) // PLACES_FROM), 1)
     return columns | _of_rows(others, bits, tokens), _by_place(
         *(part[::every] for part in (mask, action, starts, new, low, very_low))
     )
@@ -207,7 +207,8 @@ def _rows(columns: dict[str, Tensor], positions: Tensor, uid: Tensor | None, gro
     device = positions.device
     stacked = torch.stack([column if column.device == device else column.to(device) for column in columns.values()])
     flat = _to_host(torch.cat([stacked.detach().float().flatten(), positions.flatten()]))
-    identities = [None if values is None else _to_host(values.detach()) for values in (uid, group)]
+    # a copy, since the loop may reuse its buffers before the rows are fetched
+    identities = [None if values is None else _to_host(values.detach().clone()) for values in (uid, group)]
 
     def rows() -> Responses:
         values = flat.numpy()
@@ -234,9 +235,9 @@ def _rows(columns: dict[str, Tensor], positions: Tensor, uid: Tensor | None, gro
 
 
 def _to_host(values: Tensor) -> Tensor:
-    """A copy on the host; from a GPU it is under way when this returns, and nobody waits for it yet."""
+    """On the host; from a GPU it is under way when this returns, and nobody waits for it yet."""
     if not values.is_cuda:
-        return values.clone()  # the loop may reuse its buffers before the step ends
+        return values.cpu()
     host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
     return host.copy_(values, non_blocking=True)
 

@@ -58,7 +58,7 @@ class Ranks:
             self._group = dist.new_group(
                 members, backend="gloo", timeout=timeout, use_local_synchronization=group is not None
             )
-        except Exception as error:
+        except Exception as error:  # a RuntimeError of gloo or of the store, or of a process that is gone
             raise RanksError(f"the ranks {members} do not find each other ({_short(error)})") from error
 
     def decide(self, mine: Mine, decide: Callable[[Sequence[Mine]], Answer]) -> Answer:

@@ -184,7 +184,18 @@ def test_a_nan_log_prob_inside_the_mask_is_kept() -> None:
 
 
 def test_an_empty_batch_gives_no_rows() -> None:
-    assert len(per_response(torch.zeros(0, 3), None, torch.zeros(0, 3))) == 0
+    rows = per_response(torch.zeros(0, 3), None, torch.zeros(0, 3), rewards=torch.zeros(0), uid=torch.zeros(0))
+    assert rows.error is None
+    assert len(rows) == 0
+    assert places_of(rows) == {}
+
+
+def test_identities_are_kept_as_they_were() -> None:
+    uid = torch.tensor([5, 6])
+    rows = per_response(torch.zeros(2, 3), None, torch.ones(2, 3), uid=uid)
+    uid.zero_()  # the loop reuses its buffers
+    assert rows.uid is not None
+    assert rows.uid.tolist() == [5, 6]
 
 
 def test_the_gradient_graph_is_left_alone() -> None:
