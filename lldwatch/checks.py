@@ -1,32 +1,37 @@
 """The questions the detector asks at each step, each with its own memory.
 
-A check folds observations one by one and answers with a status, the finding in words, and, when it speaks, the
-evidence. Each limit is a setting with its reason beside it; none was fitted on the runs that the benchmarks judge.
+A check folds observations one by one; asked for its result, it answers with a status, the finding in words, and, when
+it speaks, the evidence. This module holds what all checks share and those that need no normal of the run; `levels`,
+`displacement` and `reward_checks` hold the others.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections import deque
 from dataclasses import dataclass
+from operator import attrgetter
 
 from lldwatch.diagnosis import Check, Evidence
 from lldwatch.errors import InputError
 from lldwatch.schema import Observation
-from lldwatch.signals import PAPER, SIGNALS, value
-from lldwatch.trends import Baseline, Confirmed, Cusum, Window, cusum_limit
+from lldwatch.trends import Confirmed, Normal
+
+SUSPECT = 0.7
+"""Limits from which on a sign is suspected to be one: what may be ill must not be learnt as normal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What can be set about the checks; all in steps unless it says otherwise.
+    """What can be set about the checks; in steps that were logged unless it says otherwise.
 
     Raises:
         InputError: a value is not positive.
     """
 
     warmup: int = 10
-    """The run's own normal is learnt from so many steps, then frozen."""
+    """The run's own normal is learnt from so many steps, anew from twice as many, and then frozen."""
     window: int = 5
     """Signals are averaged over so many steps: the fewest whose scatter says something."""
     reward_window: int = 10
@@ -35,10 +40,9 @@ class Settings:
     """A sign must show on so many steps in a row before it counts."""
     release: int = 10
     """And be gone for so many before it is given up."""
-    sigmas: float = 3.0
-    """How many standard errors a level must be from the warm-up's, or a reward below its peak."""
     false_alarms_per_1000_steps: float = 1.0
-    """At this rate pure noise would be taken for displacement."""
+    """At this rate noise may take a single signal past its limit. A warning takes several signs together, so that false
+    ones are rarer: `benchmarks/detector.py` measures how much."""
     horizon: int = 20
     """A displacement matters if, at its pace, what correct responses cost in nats doubles within so many steps."""
 
@@ -47,9 +51,19 @@ class Settings:
             if not getattr(self, name) > 0:
                 raise InputError(f"{name}={getattr(self, name)!r}: expected a number above 0")
 
+    def normal(self, window: int, of_medians: bool = True) -> Normal:
+        """What medians (or means) of `window` values of a series of this run will be judged by."""
+        sizes = (self.warmup, 2 * self.warmup)
+        return Normal(sizes, window, self.confirm, self.false_alarms_per_1000_steps, of_medians)
+
 
 class StepCheck(ABC):
-    """One question; it is answered again at each step."""
+    """One question; it is answered again at each step.
+
+    Args:
+        name: of the check.
+        settings: of the detector.
+    """
 
     def __init__(self, name: str, settings: Settings) -> None:
         self.name = name
@@ -66,8 +80,14 @@ class StepCheck(ABC):
         """The finding is confirmed."""
         return self.since is not None
 
+    @property
+    def was(self) -> str:
+        """When an earlier finding stood, in words; empty if there was none."""
+        past = self._confirmed.past
+        return "" if past is None or self.speaks else f", was beyond it at steps {past[0]} to {past[1]}"
+
     @abstractmethod
-    def update(self, observation: Observation) -> None:
+    def update(self, observation: Observation, *, learn: bool = True) -> None:
         """Take one step in; a step that lacks the signal says nothing."""
 
     @abstractmethod
@@ -75,215 +95,86 @@ class StepCheck(ABC):
         """The answer as of the last step, and the evidence while it speaks."""
 
 
-class Displacement(StepCheck):
-    """Do correct responses of the previous step lose likelihood across this step's updates?
+class Starved(StepCheck):
+    """Is there anything to learn from?
 
-    Each step's change is standardised with its own standard error (at least the usual one, the scatter of the warm-up
-    and the A/A noise floor) and summed up by a CUSUM. What is less than half of the pace that matters is allowed: the
-    pace at which the nats that correct responses cost in the warm-up would double within `horizon` steps. The change
-    has a natural zero, so no warm-up is needed before it can speak.
+    Speaks when 97 % of the responses carry no advantage, or the gradient is exactly 0, in the mean of twice
+    `reward_window` steps: groups that are all right or all wrong give plain GRPO no gradient. In healthy runs with few
+    prompts a step four steps of five can be like that.
 
-    Reference: arXiv:2512.04220, Sec. 3 (likelihood change of correct responses <= eps).
+    Reference: arXiv:2503.14476 (DAPO), Sec. 3.2.
     """
+
+    LIMIT = 0.97
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__("likelihood_displacement", settings)
-        self._cusum = Cusum(cusum_limit(settings.false_alarms_per_1000_steps))
-        self._changes = Window(settings.window)
-        self._cost, self._scatter, self._error = (Baseline(settings.warmup) for _ in range(3))
-        self._floor, self._responses = 0.0, 1
+        super().__init__("learning_signal", settings)
+        self._shares: deque[float] = deque(maxlen=2 * settings.reward_window)
 
-    @property
-    def since(self) -> int | None:
-        """Estimated onset; None while there is no finding."""
-        return self._cusum.since
-
-    def update(self, observation: Observation) -> None:
-        """Take one step in; a step without the probe says nothing."""
-        if observation.log_prob_correct is not None:
-            self._cost.add(-observation.log_prob_correct)
-        self._floor = _finite(observation.noise_floor) or self._floor
-        change, error = _finite(observation.cross_update_change), _finite(observation.cross_update_error)
-        if change is None:
+    def update(self, observation: Observation, *, learn: bool = True) -> None:
+        """Take one step in; a step without the signals says nothing."""
+        share = observation.zero_advantage_share
+        if share is None and observation.grad_norm is not None:
+            share = float(observation.grad_norm == 0.0)
+        if share is None or not math.isfinite(share):
             return
-        self._changes.add(change)
-        self._scatter.add(change)
-        if error:
-            self._error.add(error)
-        self._responses = max(observation.cross_update_responses or 1, 1)
-        noise = self._noise(error or 0.0)
-        if noise > 0.0:
-            allowed = max(self._pace() / 2, self._cusum.allowance * noise)
-            self._cusum.add((-change - allowed) / noise + self._cusum.allowance, observation.step)
+        self._shares.append(share)
+        full = len(self._shares) == self._shares.maxlen
+        self._confirmed.update(full and self._mean > self.LIMIT, observation.step)
 
     @property
-    def _mean_floor(self) -> float:
-        """The A/A floor is that of single responses, so their mean has it divided by the root of their number."""
-        return self._floor / math.sqrt(self._responses)
-
-    def _noise(self, error: float) -> float:
-        """Standard deviation of one step's change when nothing happens; nats per token.
-
-        A quarter of the pace that matters is the least: equal numbers must not make an infinite signal.
-        """
-        scatter = self._scatter.spread if self._scatter.ready else 0.0
-        usual = self._error.so_far
-        return max(error, scatter, self._mean_floor, usual if math.isfinite(usual) else 0.0, self._pace() / 4)
-
-    def _pace(self) -> float:
-        cost = self._cost.so_far
-        return max(cost, 0.0) / self.settings.horizon if math.isfinite(cost) else 0.0
+    def _mean(self) -> float:
+        return sum(self._shares) / len(self._shares)
 
     def result(self) -> tuple[Check, Evidence | None]:
-        """The pace in words."""
-        if math.isnan(self._changes.mean):
-            return Check(
-                self.name,
-                "skipped",
-                "needs cross_update_change: nothing was re-scored (lldwatch.probes.LikelihoodProbe)",
-            ), None
-        mean, limit = self._changes.mean, -self._pace() / 2
-        words = (
-            f"earlier correct responses {mean:+.3g} nats/token a step (counts below {limit:+.3g}), "
-            f"summed up {self._cusum.total:.1f} sigma (limit {self._cusum.limit:.1f})"
-        )
-        if self._floor and abs(mean) <= self._mean_floor:
-            words += f", inside the noise of scoring twice ({self._mean_floor:.1g})"
+        """The share in words."""
+        if not self._shares:
+            return Check(self.name, "skipped", "needs zero_advantage_share or grad_norm"), None
+        words = f"{self._mean:.0%} of the responses teach nothing (counts above {self.LIMIT:.0%})"
         if self.since is None:
-            return Check(self.name, "ok", words), None
-        evidence = Evidence("cross_update_change", mean, 0.0, limit, self.since, f"{PAPER}, Sec. 3")
-        return Check(self.name, "critical", f"{words}, since step {self.since}"), evidence
-
-
-class Level(StepCheck):
-    """Has a signal left what was normal in the run's own warm-up?
-
-    Speaks when the mean of the last `window` values is further than `sigmas` standard errors from the frozen median,
-    on the side that is bad. Standard error: robust spread * sqrt(1 / window + (pi / 2) / warmup), the second term for
-    the median itself. A spread below 5 % of the median counts as 5 %: a warm-up of equal values must not turn every
-    later change into an alarm.
-
-    Args:
-        name: of the check.
-        signal: key in SIGNALS.
-        sign: +1 if a rise is bad, -1 if a fall is.
-        settings: of the detector.
-    """
-
-    def __init__(self, name: str, signal: str, sign: int, settings: Settings) -> None:
-        super().__init__(name, settings)
-        self._signal, self._sign = SIGNALS[signal], sign
-        self._baseline, self._values = Baseline(settings.warmup), Window(settings.window)
-
-    @property
-    def distance(self) -> float:
-        """Standard errors from the warm-up, > 0 on the bad side; NaN before the warm-up is over."""
-        spread = max(self._baseline.spread, 0.05 * abs(self._baseline.median), 1e-12)
-        error = spread * math.sqrt(1 / self.settings.window + math.pi / 2 / self.settings.warmup)
-        return self._sign * (self._values.mean - self._baseline.median) / error
-
-    def update(self, observation: Observation) -> None:
-        """Take one step in; a step without the signal says nothing."""
-        measured = value(self._signal, observation)
-        if measured is None or not math.isfinite(measured):
-            return
-        self._values.add(measured)
-        self._confirmed.update(self.distance > self.settings.sigmas, observation.step)
-        self._baseline.add(measured)
-
-    def result(self) -> tuple[Check, Evidence | None]:
-        """The level in words."""
-        if math.isnan(self._values.mean):
-            return Check(self.name, "skipped", f"needs {', '.join(self._signal.requires)}"), None
-        if not self._baseline.ready:
-            words = f"warm-up: steps with {self._signal.name} still needed: {self._baseline.missing}"
-            return Check(self.name, "skipped", words), None
-        mean, normal = self._values.mean, self._baseline.median
-        limit = normal if self.distance == 0 else normal + (mean - normal) / self.distance * self.settings.sigmas
-        words = f"{self._signal.title} {mean:.4g}, in the warm-up {normal:.4g} (limit {limit:.4g})"
-        if self.since is None:
-            return Check(self.name, "ok", words), None
-        evidence = Evidence(self._signal.name, mean, normal, limit, self.since, self._signal.reference)
+            return Check(self.name, "ok", words + self.was), None
+        evidence = Evidence("zero_advantage_share", self._mean, None, self.LIMIT, self.since, "arXiv:2503.14476")
         return Check(self.name, "warning", f"{words}, since step {self.since}"), evidence
 
 
-class GradNorm(Level):
-    """The same for the gradient norm, which may be exactly 0 without being missing: then it says why, if it can."""
+class Reused(StepCheck):
+    """Is each rollout batch used too often?
 
-    def __init__(self, settings: Settings) -> None:
-        super().__init__("grad_norm", "grad_norm", +1, settings)
-        self._why_zero = ""
-
-    def update(self, observation: Observation) -> None:
-        """Take one step in; a step without the signal says nothing."""
-        super().update(observation)
-        if observation.grad_norm is not None:
-            self._why_zero = ""
-        if observation.grad_norm == 0.0 and observation.zero_advantage_share == 1.0:
-            self._why_zero = "all advantages are 0, so that there is nothing to learn from"
-        elif observation.grad_norm == 0.0:
-            known = observation.zero_advantage_share is not None
-            self._why_zero = "although advantages are not 0" if known else "for a reason that advantages would tell"
-
-    def result(self) -> tuple[Check, Evidence | None]:
-        """The level in words."""
-        check, evidence = super().result()
-        if self._why_zero and check.status != "skipped":
-            check = Check(check.name, check.status, f"{check.reason}; exactly 0 now: {self._why_zero}")
-        return check, evidence
-
-
-class RewardLost(StepCheck):
-    """Has the reward gone, and stayed away?
-
-    Speaks when the mean of the last `reward_window` rewards stays below half of its running peak, counted from 0 or,
-    where the first mean was negative, from that; a peak that is itself not above 0 must be doubled. The fall must be
-    more than `sigmas` standard errors.
+    Speaks when the clip fraction, or the share by which the batch's incorrect responses become less likely, is high in
+    the median of the last `window` steps. It needs no normal of the run: reuse is there from the start.
     """
 
+    LIMIT = 0.1
+    """A tenth of the tokens outside the clip range is an order of magnitude above what single use gives."""
+
     def __init__(self, settings: Settings) -> None:
-        super().__init__("reward", settings)
-        self._rewards = Window(settings.reward_window)
-        self._peak, self._peak_error, self._origin = -math.inf, 0.0, 0.0
-        self._seen = False
+        super().__init__("reuse", settings)
+        self._clipped: deque[float] = deque(maxlen=settings.window)
+        self._updates: int | None = None
+
+    def update(self, observation: Observation, *, learn: bool = True) -> None:
+        """Take one step in; a step without the clip fraction says nothing."""
+        self._updates = observation.updates_per_batch or self._updates
+        clipped = observation.clip_fraction
+        if clipped is None or not math.isfinite(clipped):
+            return
+        self._clipped.append(clipped)
+        self._confirmed.update(self._median > self.LIMIT, observation.step)
 
     @property
-    def falling(self) -> bool:
-        """Below its peak by more than the noise."""
-        noise = math.hypot(self._rewards.error, self._peak_error)
-        return self._rewards.full and self._peak - self._rewards.mean > self.settings.sigmas * noise
-
-    def update(self, observation: Observation) -> None:
-        """Take one step in; a step without a reward (reuse of a batch) says nothing."""
-        if observation.reward is None or not math.isfinite(observation.reward):
-            return
-        self._seen = True
-        self._rewards.add(observation.reward)
-        if not self._rewards.full:
-            return
-        mean = self._rewards.mean
-        self._origin = min(self._origin, mean) if self._peak == -math.inf else self._origin
-        if mean > self._peak:
-            self._peak, self._peak_error = mean, self._rewards.error
-        self._confirmed.update(mean < self._limit() and self.falling, observation.step)
-
-    def _limit(self) -> float:
-        if self._peak > 0:
-            return (self._peak + self._origin) / 2
-        return self._peak - max(-self._peak, self._peak - self._origin)
+    def _median(self) -> float:
+        return sorted(self._clipped)[len(self._clipped) // 2]
 
     def result(self) -> tuple[Check, Evidence | None]:
-        """Reward and peak in words."""
-        if not self._seen:
-            return Check(self.name, "skipped", "needs reward"), None
-        if not self._rewards.full:
-            return Check(self.name, "skipped", f"needs {self.settings.reward_window} steps with reward"), None
-        mean = self._rewards.mean
-        words = f"mean of the last {self.settings.reward_window} rewards {mean:.3g}, at its peak {self._peak:.3g}"
+        """The share in words."""
+        if not self._clipped:
+            return Check(self.name, "skipped", "needs clip_fraction"), None
+        updates = f", {self._updates} updates on each batch" if self._updates else ""
+        words = f"{self._median:.1%} of the tokens are outside the clip range (counts above {self.LIMIT:.0%}){updates}"
         if self.since is None:
-            return Check(self.name, "ok", words), None
-        evidence = Evidence("reward", mean, self._peak, self._limit(), self.since, f"{PAPER}, Fig. 2")
-        return Check(self.name, "critical", f"{words}, below half of it since step {self.since}"), evidence
+            return Check(self.name, "ok", words + self.was), None
+        evidence = Evidence("clip_fraction", self._median, None, self.LIMIT, self.since, "arXiv:1707.06347 (PPO)")
+        return Check(self.name, "warning", f"{words}, since step {self.since}"), evidence
 
 
 _FINITE = (
@@ -299,6 +190,7 @@ _FINITE = (
     "change_negative",
     "cross_update_change",
 )
+_read_finite = attrgetter(*_FINITE)
 
 
 class Finite(StepCheck):
@@ -313,28 +205,37 @@ class Finite(StepCheck):
         self._column, self._value = "", math.nan
         self._seen = self._grad_norm_seen = False
 
-    def update(self, observation: Observation) -> None:
+    def update(self, observation: Observation, *, learn: bool = True) -> None:
         """Take one step in."""
-        values = {name: number for name in _FINITE if (number := getattr(observation, name)) is not None}
-        self._seen = self._seen or bool(values)
-        self._grad_norm_seen = self._grad_norm_seen or math.isfinite(values.get("grad_norm", math.nan))
-        if not self._grad_norm_seen:  # a loss scaler begins with overflows until it has found its scale
-            values = {name: number for name, number in values.items() if not name.startswith("grad_norm")}
-        broken = next((name for name, number in values.items() if not math.isfinite(number)), None)
-        if broken is not None:
-            self._column, self._value = broken, values[broken]
-        self._confirmed.update(broken is not None, observation.step)
+        values = _read_finite(observation)
+        total = 0.0
+        for value in values:
+            if value is not None:
+                self._seen = True
+                total += value * 0.0
+        if self._grad_norm_seen and total == 0.0:
+            self._confirmed.update(False, observation.step)
+            return
+        self._look(dict(zip(_FINITE, values, strict=True)), observation.step)
+
+    def _look(self, values: dict[str, float | None], step: int) -> None:
+        norm = values["grad_norm"]
+        self._grad_norm_seen = self._grad_norm_seen or (norm is not None and math.isfinite(norm))
+        broken = None
+        for name, value in values.items():
+            # a loss scaler begins with overflows until it has found its scale
+            scaling = name.startswith("grad_norm") and not self._grad_norm_seen
+            if value is not None and not math.isfinite(value) and not scaling:
+                broken = name
+                self._column, self._value = name, value
+                break
+        self._confirmed.update(broken is not None, step)
 
     def result(self) -> tuple[Check, Evidence | None]:
         """Which value broke."""
         if not self._seen:
             return Check(self.name, "skipped", "needs loss, reward, grad_norm or entropy"), None
         if self.since is None:
-            return Check(self.name, "ok", "loss, gradient norm and log-probs are finite"), None
+            return Check(self.name, "ok", f"loss, gradient norm and log-probs are finite{self.was}"), None
         evidence = Evidence(self._column, self._value, None, None, self.since, "IEEE 754")
         return Check(self.name, "critical", f"{self._column} is {self._value} since step {self.since}"), evidence
-
-
-def _finite(number: float | None) -> float | None:
-    """A broken value says nothing to a check but `Finite`, and must not blind it for the steps to come."""
-    return number if number is not None and math.isfinite(number) else None

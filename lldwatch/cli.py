@@ -122,13 +122,14 @@ def _watch(options: argparse.Namespace) -> int:
     shown: tuple[str, ...] = ()
     while True:
         first = follower.update()
-        for observation, diagnosis in zip(follower.observations[first:], follower.diagnoses[first:], strict=True):
+        for observation, verdict in zip(follower.observations[first:], follower.verdicts[first:], strict=True):
             reward = "-" if observation.reward is None else f"{observation.reward:.3f}"
             change = observation.cross_update_change
             moved = "-" if change is None else f"{change:+.4f}"
-            print(
-                f"step {observation.step:>6}  reward {reward:>7}  likelihood change {moved:>8}  {diagnosis.stage.label}"
-            )
+            chance = verdict.collapse_probability
+            risk = "-" if chance is None else f"{chance:.0%}"
+            line = f"step {observation.step:>6}  reward {reward:>7}  likelihood change {moved:>8}  risk {risk:>4}"
+            print(f"{line}  {verdict.stage.label}")
         state = (headline(follower.diagnosis), *follower.run.problems)
         if state != shown:
             print("\n".join(f"  {line}" for line in state))

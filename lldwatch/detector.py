@@ -1,39 +1,24 @@
 """From observations to a diagnosis: the stages of the death spiral, decided from several signs together.
 
-`CollapseDetector.update` is deterministic: no clock, no randomness, no files. The monitor folds it live, a post-mortem
-folds it over the reader, the dashboard folds it as the run grows; all three say the same.
+`CollapseDetector` is deterministic: no clock, no randomness, no files. The monitor folds it live, a post-mortem folds
+it over the reader, the dashboard folds it as the run grows; all three say the same.
 
-A falling likelihood of earlier responses alone can be benign (the policy found other correct answers), so it makes a
-run no more than STAGNATION; DECAY wants a second sign. A lost reward alone can be a parser that changed, so COLLAPSE
-wants a second sign as well, unless none is measured.
+A falling likelihood of earlier responses alone can be benign (the policy found other correct answers), a falling reward
+alone a harder mix of prompts, a lost reward alone a parser that changed: each takes a second sign before it counts for
+more than STAGNATION.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
-from lldwatch.checks import Displacement, Finite, GradNorm, Level, RewardLost, Settings, StepCheck
-from lldwatch.diagnosis import Diagnosis, Family, Stage
+from lldwatch.advice import advise
+from lldwatch.checks import Settings
+from lldwatch.diagnosis import Confidence, Diagnosis, Episode, Family, Stage, Verdict
+from lldwatch.families import name_family
+from lldwatch.forecast import Forecast, forecast
 from lldwatch.schema import Observation
-from lldwatch.trends import Confirmed
-
-_ADVICE = {
-    Family.LLD_SPIRAL: (
-        "make fewer optimizer updates on each rollout batch{reuse}: in the miniature this alone keeps the run alive",
-        "add a likelihood-preserving term (LLDS, arXiv:2512.04220) on the correct responses of earlier batches",
-        "add a KL penalty to the reference policy, or lower the learning rate",
-        "go back to the last checkpoint before step {onset}",
-    ),
-    Family.NUMERICAL: (
-        "go back to the last checkpoint before step {onset}",
-        "compute log-probs and loss in float32, and look for -inf log-probs and divisions by a zero standard deviation",
-    ),
-    None: (
-        "look at the responses of the last steps: a reward that falls alone is often a parser or an environment",
-        "go back to the last checkpoint before step {onset}",
-    ),
-}
+from lldwatch.signs import Signs
 
 
 class CollapseDetector:
@@ -41,34 +26,33 @@ class CollapseDetector:
 
     Args:
         settings: limits and windows, see `lldwatch.checks.Settings`.
+
+    Attributes:
+        stage: as of the last step.
+        family: as of the last step.
+        forecast: as of the last step.
+        first_warning: first step at which a live user was warned; None if there was none.
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings()
-        self._displacement = Displacement(self.settings)
-        self._likelihood = Level("likelihood_of_correct", "log_prob_correct", -1, self.settings)
-        self._entropy = Level("entropy", "entropy", +1, self.settings)
-        self._grad_norm = GradNorm(self.settings)
-        self._reward = RewardLost(self.settings)
-        self._finite = Finite(self.settings)
-        self._checks: tuple[StepCheck, ...] = (
-            self._displacement,
-            self._likelihood,
-            self._entropy,
-            self._grad_norm,
-            self._reward,
-            self._finite,
-        )
-        self._borne_out = Confirmed(self.settings.confirm, self.settings.release)
-        self.diagnosis = Diagnosis()
-        """As of the last step."""
+        self._signs = Signs(self.settings)
+        self._observation: Observation | None = None
+        self._first_step = self._last_good = 0
+        self._onsets: dict[Stage, int] = {}
+        self._known: dict[Stage, int] = {}
+        self._episodes: list[Episode] = []
+        self.stage = Stage.HEALTHY
+        self.family: Family | None = None
+        self.forecast = Forecast()
+        self.first_warning: int | None = None
 
     def fresh(self) -> CollapseDetector:
         """A detector with the same settings that has seen nothing."""
         return CollapseDetector(self.settings)
 
     def update(self, observation: Observation) -> Diagnosis:
-        """Take one step in, in the order of the steps.
+        """Take one step in, in the order of the steps, and say what the run looks like.
 
         Args:
             observation: the step; what it lacks is said in the checks.
@@ -76,72 +60,104 @@ class CollapseDetector:
         Returns:
             The diagnosis as of this step.
         """
-        for check in self._checks:
-            check.update(observation)
-        self._borne_out.update(self._second_sign(), observation.step)
-        results = [check.result() for check in self._checks]
-        evidence = tuple(item for _, item in results if item is not None)
-        stage = self._stage()
-        family = self._family(stage)
-        before = self.diagnosis
-        known = {s: k for s, k in before.known.items() if s <= stage}
-        onsets = {s: k for s, k in before.onsets.items() if s <= stage}
-        if stage is not Stage.HEALTHY and stage not in known:
-            known[stage] = observation.step
-            onsets[stage] = self._onset(stage, observation.step)
-        warned = before.first_warning
-        self.diagnosis = Diagnosis(
-            step=observation.step,
-            stage=stage,
-            family=family,
-            onsets=onsets,
-            known=known,
-            first_warning=observation.step if warned is None and stage >= Stage.DECAY else warned,
-            evidence=evidence,
-            checks=tuple(check for check, _ in results),
-            advice=_advice(stage, family, onsets, observation),
-        )
+        self.fold(observation)
         return self.diagnosis
 
-    def _stage(self) -> Stage:
-        if self._finite.speaks:
+    def fold(self, observation: Observation) -> Verdict:
+        """Take one step in without putting the diagnosis into words, which takes longer than the rest.
+
+        Args:
+            observation: the step.
+
+        Returns:
+            Stage, family and forecast as of this step.
+        """
+        if self._observation is None:
+            self._first_step = observation.step
+        self._observation = observation
+        signs, step = self._signs, observation.step
+        signs.update(observation)
+        stage = self._stage_now()
+        if stage is not self.stage or stage is not Stage.HEALTHY:
+            self._move(stage, step)
+        self.forecast = forecast(signs, step - self._first_step + 1)
+        if self.first_warning is None and (stage >= Stage.DECAY or self.forecast.alarms):
+            self.first_warning = step
+        return Verdict(step, stage, self.family, self.forecast.probability)
+
+    def _stage_now(self) -> Stage:
+        signs = self._signs
+        if signs.finite.speaks or signs.reward_lost:
             return Stage.COLLAPSE
-        if self._reward.speaks and self._something_moved():
-            return Stage.COLLAPSE
-        if self._displacement.speaks:
-            return Stage.DECAY if self._borne_out.since is not None else Stage.STAGNATION
+        if signs.displacement_borne_out or signs.decaying:
+            return Stage.DECAY
+        if signs.displaced or signs.reward.falling or signs.starved.speaks:
+            return Stage.STAGNATION
         return Stage.HEALTHY
 
-    def _something_moved(self) -> bool:
-        """Something beside the reward has left its warm-up, on either side; or nothing beside it is measured."""
-        levels = (self._likelihood, self._entropy, self._grad_norm)
-        moved = any(abs(level.distance) > self.settings.sigmas for level in levels)
-        unmeasured = all(check.result()[0].status == "skipped" for check in (self._displacement, *levels))
-        return moved or unmeasured or self._displacement.speaks
+    def _move(self, stage: Stage, step: int) -> None:
+        """To another stage, forwards or back; what was left behind is kept as an episode."""
+        if stage < self.stage and self.stage >= Stage.DECAY and stage <= Stage.STAGNATION:
+            worst = max(self._known)
+            self._episodes.append(Episode(worst, self.family, self._onsets[worst], self._known[worst], step))
+        for gone in [s for s in self._known if s > stage]:
+            del self._known[gone], self._onsets[gone]
+        self.stage = stage
+        if stage is Stage.HEALTHY:
+            self.family = None
+            return
+        self.family = name_family(self._signs) or self.family
+        if stage not in self._known:
+            self._known[stage] = step
+            self._onsets[stage] = min(self._onset(stage), step)
 
-    def _second_sign(self) -> bool:
-        """The displacement is not the benign one of a policy that grows certain of other correct answers."""
-        distances = [d for d in (self._entropy.distance, self._likelihood.distance) if math.isfinite(d)]
-        not_certain = bool(distances) and min(distances) >= -1.0
-        moved = self._entropy.speaks or self._likelihood.speaks or self._reward.falling
-        return self._displacement.speaks and (moved or not_certain)
-
-    def _family(self, stage: Stage) -> Family | None:
-        if self._finite.speaks:
-            return Family.NUMERICAL
-        displaced = self._displacement.speaks or self.diagnosis.family is Family.LLD_SPIRAL
-        return Family.LLD_SPIRAL if stage >= Stage.STAGNATION and displaced else None
-
-    def _onset(self, stage: Stage, step: int) -> int:
+    def _onset(self, stage: Stage) -> int:
         """When the signs that the stage rests on had begun."""
-        displaced = self._displacement.since or step
-        if stage is Stage.STAGNATION:
-            return displaced
+        signs = self._signs
+        assert self._observation is not None
+        step = self._observation.step
+        displaced = [check.since for check in signs.displaced if check.since is not None]
+        bad = [level.since for level in signs.bad if level.since is not None]
+        fall = [signs.reward.since_fall] if signs.reward.since_fall is not None else []
+        if stage is Stage.COLLAPSE:
+            broken = signs.finite.since if signs.finite.speaks else signs.reward.since
+            return step if broken is None else broken
         if stage is Stage.DECAY:
-            second = [check.since for check in (self._entropy, self._likelihood) if check.since is not None]
-            return max(displaced, min(second, default=displaced))
-        broken = self._finite.since if self._finite.speaks else self._reward.since
-        return step if broken is None else broken
+            return max(min(displaced, default=0), min([*bad, *fall], default=0)) or step
+        starved = [signs.starved.since] if signs.starved.since is not None else []
+        return min([*displaced, *fall, *starved], default=step)
+
+    @property
+    def diagnosis(self) -> Diagnosis:
+        """As of the last step, in words."""
+        if self._observation is None:
+            return Diagnosis()
+        results = [check.result() for check in self._signs.all]
+        healthy_until = min(self._onsets.values(), default=None)
+        return Diagnosis(
+            step=self._observation.step,
+            stage=self.stage,
+            family=self.family,
+            confidence=self._confidence(),
+            onsets=dict(self._onsets),
+            known=dict(self._known),
+            first_warning=self.first_warning,
+            collapse_probability=self.forecast.probability,
+            horizon=self.forecast.horizon,
+            steps_to_collapse=self.forecast.steps,
+            episodes=tuple(self._episodes),
+            evidence=tuple(item for _, item in results if item is not None),
+            checks=tuple(check for check, _ in results),
+            advice=advise(self.stage, self.family, healthy_until, self._observation),
+        )
+
+    def _confidence(self) -> Confidence:
+        """How much a verdict on this run can rest on: what was measured."""
+        signs = self._signs
+        if signs.displacements[0].measured and signs.certainty_known and signs.reward.ready:
+            return "high"
+        measured = sum(level.ready for level in signs.levels.values())
+        return "medium" if signs.reward.ready and measured >= 2 else "low"
 
 
 def diagnose(observations: Iterable[Observation], detector: CollapseDetector | None = None) -> list[Diagnosis]:
@@ -153,10 +169,3 @@ def diagnose(observations: Iterable[Observation], detector: CollapseDetector | N
     """
     detector = detector or CollapseDetector()
     return [detector.update(observation) for observation in observations]
-
-
-def _advice(stage: Stage, family: Family | None, onsets: dict[Stage, int], observation: Observation) -> tuple[str, ...]:
-    if stage is Stage.HEALTHY:
-        return ()
-    reuse = f" (now {observation.updates_per_batch})" if observation.updates_per_batch else ""
-    return tuple(line.format(onset=min(onsets.values()), reuse=reuse) for line in _ADVICE[family])

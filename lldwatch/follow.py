@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lldwatch.detector import CollapseDetector
-from lldwatch.diagnosis import Diagnosis
+from lldwatch.diagnosis import Diagnosis, Verdict
 from lldwatch.run import Run
 from lldwatch.schema import Observation
 
@@ -17,13 +17,13 @@ class Follower:
 
     Attributes:
         observations: all steps so far; steps that a resumed training repeated stand there once, as it last made them.
-        diagnoses: the diagnosis as of each of them.
+        verdicts: stage, family and forecast as of each of them.
     """
 
     def __init__(self, run: Run, detector: CollapseDetector | None = None) -> None:
         self.run = run
         self.observations: list[Observation] = []
-        self.diagnoses: list[Diagnosis] = []
+        self.verdicts: list[Verdict] = []
         self._detector = (detector or CollapseDetector()).fresh()
 
     @property
@@ -42,14 +42,14 @@ class Follower:
             if self.observations and observation.step <= self.observations[-1].step:
                 first = min(first, self._go_back_to(observation.step))
             self.observations.append(observation)
-            self.diagnoses.append(self._detector.update(observation))
+            self.verdicts.append(self._detector.fold(observation))
         return first
 
     def _go_back_to(self, step: int) -> int:
         """Forget the steps that the training made again, and fold the others once more."""
         kept = sum(1 for observation in self.observations if observation.step < step)
-        del self.observations[kept:], self.diagnoses[kept:]
+        del self.observations[kept:], self.verdicts[kept:]
         self._detector = self._detector.fresh()
         for observation in self.observations:
-            self._detector.update(observation)
+            self._detector.fold(observation)
         return kept

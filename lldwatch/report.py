@@ -7,37 +7,67 @@ from typing import Any, TextIO
 from lldwatch.diagnosis import Diagnosis, Family, Stage, Status
 from lldwatch.follow import Follower
 
-FAMILIES = {Family.LLD_SPIRAL: "likelihood displacement", Family.NUMERICAL: "numerical"}
 _MARKS: dict[Status, str] = {"ok": "ok", "warning": "WARN", "critical": "CRIT", "skipped": "skip"}
+
+_DYING = {
+    Family.LLD_SPIRAL: "correct answers are being unlearnt",
+    Family.OFF_POLICY_OVERUSE: "each batch is used too often, and correct answers are being unlearnt",
+    Family.SHARPENING: "the policy grows certain of one answer",
+    Family.FORMAT_LOSS: "responses lose their format",
+    Family.MISMATCH: "rollout engine and trainer disagree about the same weights",
+    Family.NUMERICAL: "values are NaN or infinite",
+    Family.GRADIENT_STARVATION: "nearly all groups are all right or all wrong, so that nothing is learnt",
+    Family.OPTIMISER_BLOW_UP: "the gradient norm has exploded",
+    None: "the reward falls, and other signals with it",
+}
+"""What is going on, to be read after "since step N"."""
 
 
 def verdict(diagnosis: Diagnosis) -> str:
-    """One sentence: what the run looks like, and since when."""
+    """One sentence: what the run looks like, since when, and what to expect."""
     if diagnosis.step is None:
         return "No step has been recorded yet."
     if diagnosis.stage is Stage.HEALTHY:
         return _healthy(diagnosis)
     since = min(diagnosis.onsets.values(), default=diagnosis.step)
+    family = diagnosis.family
     if diagnosis.stage is Stage.STAGNATION:
-        return f"Since about step {since}, correct answers of earlier batches become less likely. Nothing else yet."
+        return f"Since about step {since}, {_STAGNATING.get(family, _STAGNATING[None])}. Nothing else yet."
     if diagnosis.stage is Stage.DECAY:
-        return f"Correct answers are being unlearnt since about step {since}: expect a collapse, and act now."
+        return f"Since about step {since}, {_DYING[family]}: expect a collapse{_when(diagnosis)}, and act now."
     lost = diagnosis.onsets.get(Stage.COLLAPSE, diagnosis.step)
-    if diagnosis.family is Family.NUMERICAL:
+    if family is Family.NUMERICAL:
         return f"The arithmetic broke at about step {lost}: the run computes NaN or infinite values."
-    if diagnosis.family is Family.LLD_SPIRAL:
-        return f"The run has collapsed: correct answers were unlearnt, and the reward is lost since about step {lost}."
-    return f"The reward is lost since about step {lost}, but not by likelihood displacement: check the reward first."
+    if family is None:
+        return f"The reward is lost since about step {lost}, of no kind that is known: look at the reward first."
+    return f"The run has collapsed ({family.label}): the reward is lost since about step {lost}."
+
+
+_STAGNATING: dict[Family | None, str] = {
+    Family.LLD_SPIRAL: "correct answers of earlier batches become less likely",
+    Family.GRADIENT_STARVATION: _DYING[Family.GRADIENT_STARVATION],
+    None: "the reward is below its peak by more than noise",
+}
+
+
+def _when(diagnosis: Diagnosis) -> str:
+    """The forecast in words; empty where a collapse is less likely than not."""
+    if diagnosis.steps_to_collapse is None:
+        return ""
+    low, middle, high = diagnosis.steps_to_collapse
+    return f" in about {middle} steps ({low} to {high})"
 
 
 def _healthy(diagnosis: Diagnosis) -> str:
     skipped = sum(check.status == "skipped" for check in diagnosis.checks)
     if any(check.name == "reward" and check.status == "critical" for check in diagnosis.checks):
-        return "The reward is below half of its peak, but nothing else has moved: look at the reward function first."
+        return "The reward is lost, but nothing else has moved: look at the reward function first."
     if skipped == len(diagnosis.checks):
         return "Too early to say: no check has the data it needs yet."
     if diagnosis.first_warning is not None:
-        return f"Nothing points to a collapse any more; there was a warning at step {diagnosis.first_warning}."
+        dips = "; ".join(f"steps {episode.onset} to {episode.until}" for episode in diagnosis.episodes[-3:])
+        healed = f" A dip has healed: {dips}." if dips else ""
+        return f"Nothing points to a collapse any more; there was a warning at step {diagnosis.first_warning}.{healed}"
     moved = [check.name.replace("_", " ") for check in diagnosis.checks if check.status == "warning"]
     if moved:
         return f"Nothing points to a collapse yet, but {' and '.join(moved)} left what was normal in the warm-up."
@@ -50,7 +80,11 @@ def _healthy(diagnosis: Diagnosis) -> str:
 def headline(diagnosis: Diagnosis) -> str:
     """The stage, the verdict, and when a live user would have been warned: the last line on a terminal."""
     warned = "" if diagnosis.first_warning is None else f" First warning: step {diagnosis.first_warning}."
-    return f"{diagnosis.stage.name}. {verdict(diagnosis)}{warned}"
+    basis = _BASIS[diagnosis.confidence] if diagnosis.step is not None else ""
+    return f"{diagnosis.stage.name}. {verdict(diagnosis)}{warned}{basis}"
+
+
+_BASIS = {"high": "", "medium": " Confidence: medium, no response was re-scored.", "low": " Confidence: low."}
 
 
 def as_json(follower: Follower) -> dict[str, Any]:
@@ -79,6 +113,8 @@ def write_text(follower: Follower, out: TextIO) -> None:
     steps = f"{len(follower.observations)}{planned} steps"
     print(f"{run.path}: {steps}, {run.info.trainer or 'unknown trainer'}, {state}", file=out)
     for line in _timeline(diagnosis):
+        print(line, file=out)
+    for line in _outlook(diagnosis):
         print(line, file=out)
     if diagnosis.evidence:
         print("\nEvidence", file=out)
@@ -116,6 +152,18 @@ def _timeline(diagnosis: Diagnosis) -> list[str]:
         f"  {stage.label:<10} from step {diagnosis.onsets[stage]:>5}, known at step {diagnosis.known[stage]:>5}"
         for stage in stages
     ]
+
+
+def _outlook(diagnosis: Diagnosis) -> list[str]:
+    """What has healed, and the forecast."""
+    lines = [
+        f"  dip        from step {episode.onset:>5}, known at step {episode.known:>5}, over at step {episode.until:>5}"
+        for episode in diagnosis.episodes
+    ]
+    if diagnosis.collapse_probability is not None and diagnosis.stage is not Stage.COLLAPSE:
+        chance = f"{diagnosis.collapse_probability:.0%} within {diagnosis.horizon} steps"
+        lines.append(f"  forecast   sustained collapse: {chance}{_when(diagnosis)}")
+    return lines
 
 
 def _table(rows: list[tuple[str, ...]], head: tuple[str, ...], out: TextIO) -> None:

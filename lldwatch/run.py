@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lldwatch.errors import RunNotFoundError, SchemaTooNewError
-from lldwatch.schema import SCHEMA_VERSION, TABLES, Observation, RunInfo, arrow_schema
+from lldwatch.schema import SCHEMA_VERSION, TABLES, Observation, RunInfo, arrow_schema, observations_of
 from lldwatch.segments import INFO_FILE, Segment, list_segments, read_segment
 
 
@@ -119,7 +119,7 @@ class Run:
             seen[segment] = -1 if sealed else len(table)
             if len(new):  # given after these, the steps of an unread segment would look like a training that went back
                 seen.update(dict.fromkeys(unread, -1))
-            yield from (Observation(**row) for row in new.to_pylist())
+            yield from observations_of(new)
 
     def _table(self, name: str, *, all_attempts: bool = False) -> pa.Table:
         """A table without the rows that a later attempt replaced, and without rows of a step not yet complete."""

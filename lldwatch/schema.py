@@ -13,6 +13,7 @@ None (null in Parquet), never NaN, because a NaN that was measured is evidence.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import Field, asdict, dataclass, field, fields
 from functools import cache
 from typing import Any, ClassVar
@@ -348,6 +349,20 @@ class RunInfo:
             raise ValueError("not a JSON object")
         known = {column.name for column in fields(cls)}
         return cls(**{key: value for key, value in data.items() if key in known})
+
+
+def observations_of(steps: pa.Table) -> Iterator[Observation]:
+    """The rows of a table `steps` that was read with `arrow_schema`, whose values have their dtypes already.
+
+    An observation is made some five times faster than by its constructor, which casts: a post-mortem makes many.
+    """
+    names = [item.name for item in fields(Observation)]
+    setters = [getattr(Observation, name).__set__ for name in names]  # of the slots: a frozen class sets no other way
+    for row in zip(*(steps[name].to_pylist() for name in names), strict=True):
+        observation = object.__new__(Observation)
+        for set_value, value in zip(setters, row, strict=True):
+            set_value(observation, value)
+        yield observation
 
 
 TABLES: dict[str, type[Observation] | type[RowTable] | type[Event]] = {

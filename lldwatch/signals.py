@@ -246,6 +246,14 @@ _ROWS = (
         "arXiv:2402.03300 (GRPO)",
     ),
     _plain(
+        "rollout_kl",
+        "KL between rollout engine and trainer",
+        "nats/token",
+        "How far the policy that wrote the responses is from the one that is trained, on the same weights.",
+        "0.0005 to 0.001. Above 0.02 the two disagree: the illness is the mismatch.",
+        "https://fengyao.notion.site/off-policy-rl (TIS); see also arXiv:2510.26788",
+    ),
+    _plain(
         "response_length",
         "Response length",
         "tokens",
@@ -259,6 +267,14 @@ _ROWS = (
         "share",
         "Responses whose format could be parsed.",
         "Near 1. When it falls first, the illness is loss of format.",
+        "own measurement",
+    ),
+    _plain(
+        "truncated_share",
+        "Responses cut off",
+        "share",
+        "Responses that reached the length limit.",
+        "Small. Rises when the policy no longer ends its responses.",
         "own measurement",
     ),
     _plain(

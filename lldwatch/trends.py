@@ -1,67 +1,191 @@
-"""Incremental, robust estimates over a series: what was normal, and what the last few steps say.
+"""Incremental, robust estimates over a series: what was normal, how far noise strays, and what the last steps say.
 
 Everything here is deterministic and folds one value at a time: a live run and its post-mortem agree bit for bit.
 
 Rejected: a rolling baseline (it follows a slow decay and never sees it); mean and standard deviation as the baseline
-(one spike in the warm-up hides everything after it).
+(one spike in the warm-up hides everything after it); limits from formulas for independent noise (on autocorrelated
+series they raise an alarm in most runs); blocks of the warm-up strung together as they are (what fits into 10 to 20
+steps cannot hold an autocorrelation of 0.95).
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from itertools import pairwise
-from statistics import fmean, median
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
+
+Floats = npt.NDArray[np.float64]
 
 MAD_TO_SIGMA = 1.4826
 """Median absolute deviation -> standard deviation of a normal distribution."""
 
+LEAST = 1e-9
+"""Least spread, of the magnitude of the median: a warm-up of equal values must not make an infinite signal."""
 
-class Baseline:
-    """What was normal during the warm-up: median and spread of the first values, then frozen.
 
-    The spread is 1.4826 * MAD, widened by sqrt((1 + phi) / (1 - phi)) for a lag-1 autocorrelation phi > 0, because
-    neighbouring steps that move together say less than their number.
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How far noise alone strays from the warm-up, in spreads of the warm-up; see `bootstrap`."""
+
+    rise: float
+    fall: float
+    drawdown: float
+
+
+class Normal:
+    """What was normal in the run's own warm-up, and how far noise of that kind strays from it.
+
+    Learnt from the first `sizes[0]` finite values, then frozen; learnt again when `sizes[1]`, `sizes[2]` ... values
+    have come, each time from all of them, unless the series looks ill by then (`add(..., learn=False)`).
 
     Args:
-        size: number of finite values to learn from.
+        sizes: numbers of values, rising.
+        window: the median of as many values is held against the limits.
+        confirm: a limit must be passed on so many steps in a row.
+        false_alarms_per_1000_steps: of each limit, see `bootstrap`.
+        of_medians: False: the mean of the window.
     """
 
-    def __init__(self, size: int) -> None:
-        self._size = size
+    def __init__(
+        self,
+        sizes: tuple[int, ...],
+        window: int,
+        confirm: int,
+        false_alarms_per_1000_steps: float,
+        of_medians: bool = True,
+    ) -> None:
+        self._sizes, self._of_medians = sizes, of_medians
+        self._window, self._confirm, self._rate = window, confirm, false_alarms_per_1000_steps
         self._values: list[float] = []
-        self.median = math.nan
-        self.spread = math.nan
+        self.learning = True
+        """It is not frozen for good yet."""
+        self.ready = False
+        """Enough values were seen to judge by."""
+        self.center = math.nan
+        """Median of the warm-up."""
+        self.spread = math.inf
+        """See `spread_of`."""
         self.autocorrelation = math.nan
-
-    @property
-    def ready(self) -> bool:
-        """Enough values were seen; the baseline does not change any more."""
-        return len(self._values) == self._size
+        """Of neighbouring steps, corrected for the shortness of the warm-up."""
+        self.limits = Limits(math.inf, math.inf, math.inf)
 
     @property
     def missing(self) -> int:
-        """Values that are still to come."""
-        return self._size - len(self._values)
+        """Values that are still to come before it can be judged by."""
+        return max(self._sizes[0] - len(self._values), 0)
 
-    @property
-    def so_far(self) -> float:
-        """Median of the values seen so far; NaN when there is none."""
-        if self.ready:
-            return self.median
-        return median(self._values) if self._values else math.nan
+    def add(self, value: float, *, learn: bool = True) -> bool:
+        """Take in the next finite value; it teaches nothing once the last size was reached or `learn` was False.
 
-    def add(self, value: float) -> None:
-        """Learn from a value, as long as the baseline is not frozen. NaN and infinities teach nothing."""
-        if self.ready or not math.isfinite(value):
-            return
+        Returns:
+            Whether it has just been learnt anew what is normal.
+        """
+        if not self.learning:
+            return False
+        if self.ready and not learn:
+            self.learning = False
+            return False
         self._values.append(value)
-        if self.ready:
-            self.median = median(self._values)
-            self.autocorrelation = _autocorrelation(self._values)
-            phi = min(max(self.autocorrelation, 0.0), 0.9)
-            mad = median(abs(value - self.median) for value in self._values)
-            self.spread = MAD_TO_SIGMA * mad * math.sqrt((1 + phi) / (1 - phi))
+        if len(self._values) not in self._sizes:
+            return False
+        self._freeze()
+        self.learning = len(self._values) < self._sizes[-1]
+        return True
+
+    def _freeze(self) -> None:
+        values = np.array(self._values)
+        self.ready = True
+        self.center = float(np.median(values))
+        least = LEAST * abs(self.center) or LEAST
+        self.spread = max(float(spread_of(values)), least)
+        self.autocorrelation = autocorrelation(values)
+        self.limits = bootstrap(values, self._window, self._confirm, self._rate, self._of_medians)
+
+
+def spread_of(values: Floats) -> npt.NDArray[np.float64]:
+    """Robust standard deviation along the first axis: 1.4826 * median absolute deviation.
+
+    Where more than half of the values are equal, that is 0; then the plain standard deviation.
+    """
+    spread = MAD_TO_SIGMA * np.median(np.abs(values - np.median(values, axis=0)), axis=0)
+    return np.asarray(np.where(spread > 1e-12, spread, values.std(axis=0)))
+
+
+def autocorrelation(values: Floats) -> float:
+    """Correlation of neighbouring values, (n,), corrected for a short series and cut to 0 .. 0.95.
+
+    The plain estimate r of n values is too small by about (1 + 4 r) / n, so that r is solved for.
+
+    Reference: Kendall, Biometrika 41 (1954); Marriott and Pope, Biometrika 41 (1954).
+    """
+    rest = values - values.mean()
+    total, count = float(rest @ rest), len(values)
+    if total == 0.0 or count < 6:
+        return 0.0
+    plain = float(rest[1:] @ rest[:-1]) / total
+    return min(max((count * plain + 1) / (count - 4), 0.0), 0.95)
+
+
+def bootstrap(
+    values: Floats,
+    window: int,
+    confirm: int,
+    false_alarms_per_1000_steps: float,
+    of_medians: bool = True,
+    paths: int = 64,
+    steps: int = 200,
+) -> Limits:
+    """Limits that noise like that of the warm-up passes no more often than the stated rate.
+
+    An autoregressive (sieve) bootstrap of the whole procedure: the residuals of the warm-up around its median, less
+    `autocorrelation` times their predecessor, are drawn again, coloured again, and made into `paths` series of a
+    warm-up and `steps` steps; each is judged by its own warm-up as the run is. A limit is the quantile of the largest
+    value that holds on `confirm` steps in a row at which exp(-rate * steps / 1000) of the paths stay below it. The
+    draws are the same each time.
+
+    Args:
+        values: the warm-up, (n,), at least 3.
+        window: values whose median is held against the limit.
+        confirm: steps in a row.
+        false_alarms_per_1000_steps: of each of the limits.
+        of_medians: False: their mean.
+        paths: series drawn.
+        steps: length of each after its warm-up.
+
+    Reference: Buehlmann, Bernoulli 3 (1997), sieve bootstrap.
+    """
+    phi, rest = autocorrelation(values), values - np.median(values)
+    residuals = rest[1:] - phi * rest[:-1]
+    residuals -= np.median(residuals)
+    lead = min(int(3 / (1 - phi)), 60)
+    # RandomState, whose stream of numbers is frozen for good: limits must not change with numpy
+    draws = np.random.RandomState(0).randint(len(residuals), size=(lead + len(values) + steps, paths))
+    series = residuals[draws]
+    for now in range(1, len(series)):
+        series[now] += phi * series[now - 1]
+    series = series[lead:]
+    warm_up = series[: len(values)]
+    center = np.median(warm_up, axis=0)
+    spread = np.maximum(spread_of(warm_up), LEAST)
+    recent = sliding_window_view((series - center) / spread, window, axis=0)[len(values) - window + 1 :]
+    levels = np.partition(recent, window // 2, axis=-1)[..., window // 2] if of_medians else recent.mean(axis=-1)
+    keep = math.exp(-false_alarms_per_1000_steps * steps / 1000)
+    rise, fall, drawdown = (
+        max(float(np.quantile(_lasting(series, confirm), keep)), 1.0)
+        for series in (levels, -levels, np.maximum.accumulate(levels, axis=0) - levels)
+    )
+    return Limits(rise, fall, drawdown)
+
+
+def _lasting(series: Floats, confirm: int) -> Floats:
+    """Largest value that each column holds on `confirm` rows in a row."""
+    least = np.minimum.reduce([series[first : len(series) - confirm + 1 + first] for first in range(confirm)])
+    return np.asarray(least.max(axis=0))
 
 
 class Window:
@@ -110,20 +234,29 @@ class Confirmed:
     def __init__(self, after: int, until: int) -> None:
         self._after, self._until = after, until
         self._held, self._failed = 0, 0
-        self._first = 0
+        self._first, self._last = 0, 0
         self.since: int | None = None
         """The first step on which the confirmed condition held; None while it is not confirmed."""
+        self.past: tuple[int, int] | None = None
+        """First and last step of the last time that it was confirmed and given up again."""
+
+    @property
+    def active(self) -> bool:
+        """It is confirmed, or about to be."""
+        return self._held > 0 or self.since is not None
 
     def update(self, holds: bool, step: int) -> bool:
         """Take one step in; True while the condition is confirmed."""
         if holds:
             self._first = step if self._held == 0 else self._first
+            self._last = step
             self._held, self._failed = self._held + 1, 0
             if self._held >= self._after and self.since is None:
                 self.since = self._first
         else:
             self._held, self._failed = 0, self._failed + 1
-            if self._failed >= self._until:
+            if self._failed >= self._until and self.since is not None:
+                self.past = (self.since, self._last)
                 self.since = None
         return self.since is not None
 
@@ -151,12 +284,16 @@ class Cusum:
         """S, in standard deviations."""
         self.since: int | None = None
         """Estimated onset; None while it does not speak."""
+        self.past: tuple[int, int] | None = None
+        """Onset and last step of the last finding that has healed."""
 
     def add(self, z: float, step: int) -> None:
         """Take in one standardised value, > 0 where it is bad."""
         total = self.total + min(max(z, -self._clip), self._clip) - self.allowance
         self.total = min(max(total, 0.0), 2 * self.limit)
         if self.total == 0.0:
+            if self.since is not None:
+                self.past = (self.since, step)
             self._start = self.since = None
             return
         self._start = step if self._start is None else self._start
@@ -177,11 +314,3 @@ def cusum_limit(false_alarms_per_1000_steps: float, allowance: float = 0.5) -> f
         middle = (low + high) / 2
         low, high = (middle, high) if math.expm1(middle) - middle < wanted else (low, middle)
     return max(low / (2 * allowance) - 1.166, 0.0)
-
-
-def _autocorrelation(values: list[float]) -> float:
-    mean = fmean(values)
-    total = sum((value - mean) ** 2 for value in values)
-    if total == 0.0 or len(values) < 3:
-        return 0.0
-    return sum((a - mean) * (b - mean) for a, b in pairwise(values)) / total

@@ -61,7 +61,7 @@ def register(app: Dash, feed: Feed) -> None:
         before = shown or [None] * len(marks)
         if marks == before:
             raise PreventUpdate
-        figure = run_figure(snapshot.observations, snapshot.diagnoses, revision=name, dark=dark)
+        figure = run_figure(snapshot.observations, snapshot.verdicts, revision=name, dark=dark)
         findings = why.findings(snapshot.summary.diagnosis)
         return _all_but_the_view(figure), findings, no_update if marks[2] == before[2] else about, marks
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from lldwatch.diagnosis import Diagnosis
+from lldwatch.diagnosis import Diagnosis, Verdict
 from lldwatch.errors import LldwatchError, RunNotFoundError
 from lldwatch.follow import Follower
 from lldwatch.run import Run, is_run, list_runs
@@ -63,7 +63,7 @@ class Snapshot:
     version: int
     summary: Summary
     observations: Sequence[Observation] = ()
-    diagnoses: Sequence[Diagnosis] = ()
+    verdicts: Sequence[Verdict] = ()
 
 
 class Feed:
@@ -187,7 +187,7 @@ class _Tail:
                 version=next(_versions),
                 summary=summary,
                 observations=observations,
-                diagnoses=tuple(follower.diagnoses),
+                verdicts=tuple(follower.verdicts),
             )
         except Exception as error:  # whatever is wrong with one run, the others must still be shown
             if not isinstance(error, LldwatchError):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from lldwatch.diagnosis import Diagnosis
+from lldwatch.diagnosis import Verdict
 from lldwatch.schema import Observation
 from lldwatch.signals import SIGNALS
 from lldwatch_dashboard import series as numbers
@@ -40,22 +40,22 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 
 
 def run_figure(
-    observations: Sequence[Observation], diagnoses: Sequence[Diagnosis], *, revision: str = "", dark: bool = False
+    observations: Sequence[Observation], verdicts: Sequence[Verdict], *, revision: str = "", dark: bool = False
 ) -> go.Figure:
     """All panels of a run.
 
     Args:
         observations: its steps.
-        diagnoses: one for each of them.
+        verdicts: one for each of them.
         revision: as long as it stays the same, a new figure keeps the user's zoom.
         dark: for a dark page.
     """
     palette = DARK if dark else LIGHT
-    stages = numbers.bands(diagnoses)
+    stages = numbers.bands(verdicts)
     signals = {name: numbers.measured(observations, SIGNALS[name]) for panel in PANELS for name in panel.signals}
     layout = _layout(palette, revision)
     layout["shapes"] = [_band_shape(band) for band in stages]
-    layout["annotations"] = stage_labels(stages, palette) or _healthy(diagnoses, palette)
+    layout["annotations"] = stage_labels(stages, palette) or _healthy(verdicts, palette)
     layout["xaxis"]["visible"] = bool(observations)
     if observations:  # markers would push the axis far beyond the steps there are
         ends = {"clipmin": observations[0].step - 0.5, "clipmax": observations[-1].step + 0.5}
@@ -67,7 +67,7 @@ def run_figure(
             layout["annotations"].append(_not_recorded(row, bool(observations), palette))
         elif row == 0:
             layout["shapes"].append(_zero_line(palette))
-    return go.Figure(data=all_traces(signals, observations, diagnoses, palette), layout=layout)
+    return go.Figure(data=all_traces(signals, observations, verdicts, palette), layout=layout)
 
 
 def empty_figure() -> go.Figure:
@@ -105,9 +105,9 @@ def stage_labels(stages: Sequence[Band], palette: Palette) -> list[dict[str, Any
     return labels
 
 
-def _healthy(diagnoses: Sequence[Diagnosis], palette: Palette) -> list[dict[str, Any]]:
+def _healthy(verdicts: Sequence[Verdict], palette: Palette) -> list[dict[str, Any]]:
     """Where there is no stage to name, its place says so."""
-    if not diagnoses:
+    if not verdicts:
         return []
     text, font = "✓ healthy at every step", {"size": 11, "color": palette.muted}
     place = {"xref": "paper", "x": 0, "xanchor": "left", "yref": "paper", "y": 1, "yanchor": "bottom"}

@@ -9,7 +9,6 @@ from urllib.parse import quote, unquote
 
 from dash import dcc, html
 
-from lldwatch.report import FAMILIES
 from lldwatch.signals import SIGNALS
 from lldwatch_dashboard import words
 from lldwatch_dashboard.feed import Summary
@@ -104,7 +103,7 @@ def cells(summary: Summary, now: float) -> dict[str, Component]:
         "Stage": [badge(summary), damaged] if summary.problems else badge(summary),
         "Step": words.progress(summary).removeprefix("step "),
         "Onset": words.number(min(diagnosis.onsets.values(), default=None)),
-        "Family": FAMILIES[diagnosis.family] if diagnosis.family else words.UNKNOWN,
+        "Family": diagnosis.family.label if diagnosis.family else words.UNKNOWN,
         "First warning": words.number(diagnosis.first_warning),
         "Reward": words.number(summary.last.reward if summary.last else None),
         "Training": html.Span(training, className=f"state {state}", title=since),

@@ -14,7 +14,7 @@ from operator import attrgetter
 import numpy as np
 import numpy.typing as npt
 
-from lldwatch.diagnosis import Diagnosis, Stage
+from lldwatch.diagnosis import Stage, Verdict
 from lldwatch.schema import Observation
 from lldwatch.signals import Signal
 
@@ -138,10 +138,10 @@ def edge_marks(series: Series, *, log: bool) -> list[Mark]:
     return marks
 
 
-def bands(diagnoses: Sequence[Diagnosis]) -> list[Band]:
-    """Where the stage was not HEALTHY, from the diagnosis of each step."""
+def bands(verdicts: Sequence[Verdict]) -> list[Band]:
+    """Where the stage was not HEALTHY, from the verdict of each step."""
     found = []
-    at = [(diagnosis.step, diagnosis.stage) for diagnosis in diagnoses if diagnosis.step is not None]
+    at = [(verdict.step, verdict.stage) for verdict in verdicts]
     groups = [(stage, [step for step, _ in group]) for stage, group in itertools.groupby(at, key=lambda pair: pair[1])]
     for (stage, steps), after in itertools.zip_longest(groups, groups[1:]):
         if stage is not Stage.HEALTHY:

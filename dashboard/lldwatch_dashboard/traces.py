@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lldwatch.diagnosis import Diagnosis, Stage
+from lldwatch.diagnosis import Stage, Verdict
 from lldwatch.schema import Observation
 from lldwatch_dashboard import series as numbers
 from lldwatch_dashboard.panels import ALERT, PANELS, SHORT, Palette, Panel, axis
@@ -22,7 +22,7 @@ Trace = dict[str, Any]
 def all_traces(
     signals: Mapping[str, Series],
     observations: Sequence[Observation],
-    diagnoses: Sequence[Diagnosis],
+    verdicts: Sequence[Verdict],
     palette: Palette,
 ) -> list[Trace]:
     """Everything that is drawn, from back to front; the hover box lists it in reverse, so the top panel is last."""
@@ -36,7 +36,7 @@ def all_traces(
                 look = {"color": palette.lines[place], "dash": ("solid", "6px,3px")[place]}
                 lines += _raw_and_mean(name, seen, panel, row, look)
                 front += _marks(name, seen, panel, row)
-    return [*back, *lines, *front, *_stages(diagnoses)]
+    return [*back, *lines, *front, *_stages(verdicts)]
 
 
 def _line(meta: str, series: Series, row: int, **more: Any) -> Trace:
@@ -102,12 +102,12 @@ def _shade(name: str, lower: Series, upper: Series, colour: str) -> list[Trace]:
     ]
 
 
-def _stages(diagnoses: Sequence[Diagnosis]) -> list[Trace]:
+def _stages(verdicts: Sequence[Verdict]) -> list[Trace]:
     """Nothing to be seen, but the hover box reads the stage from it; healthy steps are not named."""
-    ill = [diagnosis for diagnosis in diagnoses if diagnosis.stage is not Stage.HEALTHY][-numbers.MAX_POINTS :]
+    ill = [verdict for verdict in verdicts if verdict.stage is not Stage.HEALTHY][-numbers.MAX_POINTS :]
     if not ill:
         return []
-    steps = np.array([diagnosis.step for diagnosis in ill])
-    text = [diagnosis.stage.label for diagnosis in ill]
+    steps = np.array([verdict.step for verdict in ill])
+    text = [verdict.stage.label for verdict in ill]
     hover = {"hoverinfo": "all", "hovertemplate": "%{text}<extra>stage</extra>"}
     return [_line("stage", Series(steps, np.zeros(len(ill))), 0, line={"width": 0}, text=text, **hover)]
