@@ -87,6 +87,8 @@ class CollapseDetector:
 
     def _stage_now(self) -> Stage:
         signs = self._signs
+        if signs.quiet and not signs.finite.speaks:
+            return Stage.STAGNATION if signs.starved.speaks else Stage.HEALTHY
         if signs.finite.speaks or signs.reward_lost:
             return Stage.COLLAPSE
         if signs.displacement_borne_out or signs.decaying:

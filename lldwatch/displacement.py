@@ -77,6 +77,8 @@ class Displacement(StepCheck):
         self._error = self._scatter = self._floor = self._pace = 0.0
         self._widen = 1.0
         self._responses = 1
+        self.excess = 0.0
+        """What is summed up, in limits: it speaks from 1 on, and reaches 2 at most; 0 if nothing is measured."""
 
     @property
     def since(self) -> int | None:
@@ -87,16 +89,6 @@ class Displacement(StepCheck):
     def measured(self) -> bool:
         """Something was re-scored."""
         return bool(self._changes)
-
-    @property
-    def excess(self) -> float:
-        """What is summed up, in limits: it speaks from 1 on, and reaches 2 at most; 0 if nothing is measured."""
-        return self._cusum.total / self._cusum.limit
-
-    @property
-    def pace(self) -> float:
-        """Mean loss of the last steps in paces that matter, > 0 is bad; 0 if nothing is measured."""
-        return -self._recent.mean / self._pace if self._pace and self._changes else 0.0
 
     def update(self, observation: Observation, *, learn: bool = True) -> None:
         """Take one step in; a step without the probe says nothing."""
@@ -115,6 +107,7 @@ class Displacement(StepCheck):
         if noise > 0.0:
             allowed = max(self._pace * self.of.allowed, self._cusum.allowance * noise)
             self._cusum.add((-change - allowed) / noise + self._cusum.allowance, observation.step)
+            self.excess = self._cusum.total / self._cusum.limit
 
     def _learn(self, change: float, error: float, observation: Observation) -> None:
         """How much noise is usual: from the first steps, up to four warm-ups as long as nothing is seen."""

@@ -10,7 +10,6 @@ Fitted by `benchmarks/forecast.py` on simulated runs and on miniature runs of ba
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from lldwatch.signs import Signs
@@ -19,8 +18,7 @@ ALARM = 0.5
 """From this probability on a live user is warned: a collapse is then more likely than not."""
 
 
-@dataclass(frozen=True, slots=True)
-class Forecast:
+class Forecast(NamedTuple):
     """As of one step.
 
     Attributes:
@@ -72,7 +70,11 @@ def features(signs: Signs) -> Features:
     """
     benign = signs.growing_certain
     displacement, bystanders = (0.0 if benign else check.excess for check in signs.displacements)
-    bad = [] if signs.reward.gaining else signs.bad
+    if signs.quiet and not signs.finite.speaks:
+        fall = signs.reward.fall
+        return Features(displacement, bystanders, 0.0, 0.0, fall, 0.0, min(max(displacement, bystanders), fall), 0.0)
+    # a change of length alone is what learning does as well
+    bad = [] if signs.reward.gaining else [level for level in signs.bad if level.of.bad]
     second = min(max((level.excess for level in bad), default=0.0), 4.0)
     fall = min(signs.reward.fall, 4.0)
     return Features(

@@ -19,12 +19,16 @@ from lldwatch.signals import SIGNALS
 from lldwatch.trends import Confirmed
 
 
+LEAST = 1e-6
+"""What lies below has this logarithm."""
+
+
 def _log(value: float) -> float:
-    return math.log(max(value, 1e-6))
+    return math.log(value) if value > LEAST else math.log(LEAST)
 
 
 def _cost(log_prob: float) -> float:
-    return -math.log(max(-log_prob, 1e-6))
+    return -_log(-log_prob)
 
 
 def _same(value: float) -> float:
@@ -81,7 +85,6 @@ class Level(StepCheck):
         settings: of the detector.
 
     Attributes:
-        change: from the warm-up, on the signal's scale: median of the last values; NaN before the warm-up is over.
         before: the change before the reward began to fall.
         rise: how far above the warm-up, in limits: the smaller of the statistical and the practical one; 0 if not near.
         fall: how far below it, likewise.
@@ -95,6 +98,7 @@ class Level(StepCheck):
         self._read = attrgetter(of.signal)
         self._up, self._down = (Confirmed(settings.confirm, settings.release) for _ in range(2))
         self._confirmed = self._down if of.bad < 0 else self._up
+        self._recent, self._half = (1 << settings.window) - 1, settings.window // 2
         self._rate = 0.0
         self.last = math.nan
         self.before = 0.0
@@ -104,9 +108,10 @@ class Level(StepCheck):
         """Learn anew what is normal: the training was restarted."""
         self._normal = self.settings.normal(self.settings.window)
         self._raw: deque[float] = deque(maxlen=self.settings.window)
-        self.change = math.nan
         self.before = 0.0
+        self._far = 0
         self.rise = self.fall = 0.0
+        self._active = False
         self._set_bars()
 
     def _set_bars(self) -> None:
@@ -115,6 +120,7 @@ class Level(StepCheck):
         """Change, on the signal's scale, from which on it lies above its warm-up."""
         self.low = max(normal.limits.fall * normal.spread, least)
         """And below it; > 0."""
+        self._near_high, self._near_low = normal.center + SUSPECT * self.high, normal.center - SUSPECT * self.low
 
     @property
     def rose(self) -> int | None:
@@ -139,6 +145,12 @@ class Level(StepCheck):
         return self.fall if self.of.bad < 0 else self.rise if self.of.bad else max(self.rise, self.fall)
 
     @property
+    def change(self) -> float:
+        """From the warm-up, on the signal's scale: median of the last values; NaN before the warm-up is over."""
+        raw = self._raw
+        return sorted(raw)[len(raw) >> 1] - self._normal.center if raw else math.nan
+
+    @property
     def ready(self) -> bool:
         """The warm-up is over."""
         return self._normal.ready
@@ -153,6 +165,11 @@ class Level(StepCheck):
         bar = self.high if moved > 0 else self.low
         return self.last >= self.of.floor and abs(moved) > max(bar if bar > self.of.least else 0.0, self.of.least / 2)
 
+    @property
+    def has_moved_plainly(self) -> bool:
+        """Twice as far from its warm-up as what matters, whatever the noise of that."""
+        return self.last >= self.of.floor and abs(self.change) >= 2 * self.of.least
+
     def update(self, observation: Observation, *, learn: bool = True) -> None:
         """Take one step in; a step without the signal says nothing."""
         measured = self._read(observation)
@@ -165,19 +182,23 @@ class Level(StepCheck):
         raw, normal = self._raw, self._normal
         raw.append(scaled)
         if normal.ready:
-            self.change = change = sorted(raw)[len(raw) >> 1] - normal.center
-            if change > SUSPECT * self.high or change < -SUSPECT * self.low or self._up.active or self._down.active:
+            far = not self._near_low < scaled < self._near_high
+            self._far = (self._far << 1 | far) & self._recent
+            # a median leaves its place only with half of the values
+            if self._active or (far and self._far.bit_count() > self._half):
                 self._judge(observation.step)
-            else:
-                self.rise = self.fall = 0.0
         if normal.learning and normal.add(scaled, learn=learn):
             self._set_bars()
 
     def _judge(self, step: int) -> None:
-        self.rise = max(self.change / self.high, 0.0) if self.last >= self.of.floor else 0.0
-        self.fall = max(-self.change / self.low, 0.0)
+        change = self.change
+        self.rise = max(change / self.high, 0.0) if self.last >= self.of.floor else 0.0
+        self.fall = max(-change / self.low, 0.0)
         self._up.update(self.rise >= 1.0, step)
         self._down.update(self.fall >= 1.0, step)
+        self._active = self._up.active or self._down.active or self.rise >= SUSPECT or self.fall >= SUSPECT
+        if not self._active:
+            self.rise = self.fall = 0.0
 
     def _warming_up(self, rate: float | None) -> bool:
         before, self._rate = self._rate, rate or 0.0
@@ -224,6 +245,11 @@ class GradNorm(Level):
     def __init__(self, of: LevelOf, settings: Settings) -> None:
         super().__init__(of, settings)
         self._why_zero = ""
+
+    @property
+    def has_moved_plainly(self) -> bool:
+        """Twice as far from its warm-up as what matters, whatever the noise of that."""
+        return self.last >= self.of.floor and abs(self.change) >= 2 * self.of.least
 
     def update(self, observation: Observation, *, learn: bool = True) -> None:
         """Take one step in; a step without the signal says nothing."""

@@ -27,6 +27,8 @@ class Reward(StepCheck):
     """Of what there is to lose: the usual definition of a collapse."""
     BELOW = 0.4
     """Of what there is to lose, where it is clearly more than all that was gained: below where the run began."""
+    NEARLY_ALL = 0.9
+    """Of what there is to lose: needs no warm-up where no reward is any more what it was."""
     SURE = 1.5
     """Limits of noise that a lost reward must be beyond: more than a warning hangs on it."""
 
@@ -34,7 +36,8 @@ class Reward(StepCheck):
         super().__init__("reward", settings)
         self._normal = settings.normal(settings.reward_window, of_medians=False)
         self._rewards: deque[float] = deque(maxlen=settings.reward_window)
-        self._falling, self._half_gone = (Confirmed(settings.confirm, settings.release) for _ in range(2))
+        self._falling = Confirmed(settings.confirm, settings.release)
+        self._confirmed, self._half_gone = (Confirmed(2 * settings.confirm, settings.release) for _ in range(2))
         self.mean = math.nan
         """Of the last rewards; NaN before there are enough."""
         self.peak = -math.inf
@@ -44,7 +47,7 @@ class Reward(StepCheck):
         self._origin = self._start = 0.0
         self._seen = False
         self._last_five: deque[float] = deque(maxlen=settings.window)
-        self._best = -math.inf
+        self._best = self._best_least = -math.inf
         self.halved = False
         """Half of the best few rewards is gone, noise or not: counts where the policy is plainly gone."""
         self._same, self._last, self._lowest = 0, math.nan, math.inf
@@ -65,6 +68,15 @@ class Reward(StepCheck):
         return self._half_gone.since is not None
 
     @property
+    def emptied(self) -> bool:
+        """Nine tenths of the best few rewards are gone, and each of the last ones is below each of those.
+
+        Only for rewards that are never negative: for others it is not known what nothing is.
+        """
+        gone = self._lowest >= 0 and self.mean < (1 - self.NEARLY_ALL) * self._best
+        return gone and max(self._rewards) < self._best_least
+
+    @property
     def stuck(self) -> bool:
         """For twice `reward_window` steps exactly the lowest value that it ever had, and it began higher."""
         long = self._same >= 2 * self.settings.reward_window
@@ -73,7 +85,7 @@ class Reward(StepCheck):
     @property
     def stirred(self) -> bool:
         """It falls or is lost, or is about to, or has been stuck."""
-        return self._falling.active or self._confirmed.active or self._half_gone.active or self.stuck
+        return self._falling.active or self._confirmed.active or self._half_gone.active or self.stuck or self.emptied
 
     @property
     def gaining(self) -> bool:
@@ -112,7 +124,8 @@ class Reward(StepCheck):
         self._last_five.append(reward)
         now = sum(self._last_five) / len(self._last_five)
         if len(self._last_five) == self._last_five.maxlen:
-            self._best = max(self._best, now)
+            if now > self._best:
+                self._best, self._best_least = now, min(self._last_five)
             worth = self._best - min(self._lowest, 0.0) or 1.0
             self.halved = self._best - now > self.LOST * worth
         if self._normal.learning:

@@ -351,6 +351,13 @@ class RunInfo:
         return cls(**{key: value for key, value in data.items() if key in known})
 
 
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """Python numbers, None where there is none."""
+    if column.null_count == 0:
+        return list(column.to_numpy().tolist())
+    return [None] * len(column) if column.null_count == len(column) else list(column.to_pylist())
+
+
 def observations_of(steps: pa.Table) -> Iterator[Observation]:
     """The rows of a table `steps` that was read with `arrow_schema`, whose values have their dtypes already.
 
@@ -358,7 +365,7 @@ def observations_of(steps: pa.Table) -> Iterator[Observation]:
     """
     names = [item.name for item in fields(Observation)]
     setters = [getattr(Observation, name).__set__ for name in names]  # of the slots: a frozen class sets no other way
-    for row in zip(*(steps[name].to_pylist() for name in names), strict=True):
+    for row in zip(*(_values(steps[name]) for name in names), strict=True):
         observation = object.__new__(Observation)
         for set_value, value in zip(setters, row, strict=True):
             set_value(observation, value)

@@ -51,12 +51,14 @@ class Signs:
         self._garbage = Confirmed(settings.confirm, settings.release)
         self._least_entropy = math.inf
         self._borne_out, self._lost = (Confirmed(1, settings.release) for _ in range(2))
-        self._stirred = False
+        self._stirred, self._calm = False, True
         self._rate = self._top_rate = 0.0
         self.restarted: int | None = None
         """Step of the last restart that the learning rate shows."""
         self.healthy = True
         """Nothing has looked ill so far; from the first suspicion on nothing more is learnt as normal."""
+        self.quiet = True
+        """Nothing is near a limit, and nothing that was has yet to be given up."""
         self.bad: list[Level] = []
         """Levels on their bad side that nothing else explains."""
 
@@ -71,34 +73,34 @@ class Signs:
         self._garbage.update(entropy >= max(GARBAGE, 2 * self._least_entropy), step)
         fall = self.reward.fall
         if fall < SUSPECT:
+            self._calm = True
+        elif self._calm:
+            self._calm = False
             for level in self._policy:
-                level.before = level.change
+                level.before = level.change if level.ready else 0.0
         near = [level for level in self._policy if level.rise or level.fall]
-        displaced = max(check.excess for check in self.displacements)
-        if (
-            near
-            or displaced >= SUSPECT
-            or fall >= SUSPECT
-            or self._stirred
-            or self.reward.stuck
-            or self._garbage.active
-        ):
+        displaced = any(check.excess >= SUSPECT for check in self.displacements)
+        suspicious = displaced or fall >= SUSPECT or self.reward.emptied
+        self.quiet = not (near or suspicious or self._stirred or self.reward.stirred or self._garbage.active)
+        if not self.quiet:
             self._weigh(near, step)
-        if self.healthy and (displaced >= SUSPECT or fall >= SUSPECT or self.bad):
+        if suspicious or self.bad:
             self.healthy = False
 
     def _weigh(self, near: list[Level], step: int) -> None:
         """Hold the signs against each other."""
         self.bad = [level for level in near if level.since is not None and not self._explained(level)]
-        excesses = sorted((level.excess for level in self.bad), reverse=True)
-        worst, fall = excesses[0] if excesses else 0.0, self.reward.fall
-        several = len(excesses) > 1 and excesses[0] + excesses[1] >= SEVERAL and not self.reward.gaining
+        worst, fall = max((level.excess for level in self.bad), default=0.0), self.reward.fall
+        # long responses are less certain ones: the two are one sign
+        apart = sorted((level.excess for level in self.bad if level.of.signal != "response_length"), reverse=True)
+        several = len(apart) > 1 and apart[0] + apart[1] >= SEVERAL and not self.reward.gaining
         self._several.update(several, step)
         self._joint.update(worst >= 1.0 and fall >= 1.0 and fall + worst >= JOINT, step)
         self._borne_out.update(self._displacement_borne_out(), step)
         self._lost.update(self._reward_lost(), step)
-        signs = (self._several, self._joint, self._borne_out, self._lost)
-        self._stirred = bool(self.bad) or self.reward.stirred or any(sign.active for sign in signs)
+        together = (self._several, self._joint, self._borne_out, self._lost)
+        displaced = any(check.speaks for check in self.displacements)
+        self._stirred = bool(self.bad) or displaced or self.reward.stirred or any(sign.active for sign in together)
 
     def _look_for_restart(self, observation: Observation) -> None:
         """A training that was resumed warms its learning rate up again: what is normal is then learnt anew."""
@@ -178,12 +180,14 @@ class Signs:
     def _reward_lost(self) -> bool:
         if (self.reward.stuck and self._frozen) or (self.reward.halved and self._garbage.since is not None):
             return True
-        if not (self.reward.speaks or (self.reward.half_gone and self.displacement_borne_out)):
+        if not (self.reward.speaks or self.reward.emptied or (self.reward.half_gone and (self.displacement_borne_out or self.decaying))):
             return False
         watched = [level for name, level in self.levels.items() if name in _OF_THE_POLICY and level.ready]
         if not watched:
             return True
-        return any(level.has_moved for level in watched) or any(check.speaks for check in self.displacements)
+        plain = self.reward.emptied and any(level.has_moved_plainly for level in watched)
+        moved = any(level.has_moved or level in self.bad for level in watched)
+        return plain or moved or any(check.speaks for check in self.displacements)
 
     @property
     def _frozen(self) -> bool:
@@ -210,4 +214,5 @@ _OF_THE_POLICY = (
     "clip_fraction",
     "rollout_mismatch",
     "format",
+    "truncation",
 )

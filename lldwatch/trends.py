@@ -239,11 +239,8 @@ class Confirmed:
         """The first step on which the confirmed condition held; None while it is not confirmed."""
         self.past: tuple[int, int] | None = None
         """First and last step of the last time that it was confirmed and given up again."""
-
-    @property
-    def active(self) -> bool:
-        """It is confirmed, or about to be."""
-        return self._held > 0 or self.since is not None
+        self.active = False
+        """It is confirmed, or about to be; while it is not, there is no need to say that it does not hold."""
 
     def update(self, holds: bool, step: int) -> bool:
         """Take one step in; True while the condition is confirmed."""
@@ -258,6 +255,7 @@ class Confirmed:
             if self._failed >= self._until and self.since is not None:
                 self.past = (self.since, self._last)
                 self.since = None
+        self.active = holds or self.since is not None
         return self.since is not None
 
 
