@@ -18,7 +18,6 @@ from lldwatch.schema import Observation
 from lldwatch.signals import SIGNALS
 from lldwatch.trends import Confirmed
 
-
 LEAST = 1e-6
 """What lies below has this logarithm."""
 

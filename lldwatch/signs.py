@@ -180,7 +180,8 @@ class Signs:
     def _reward_lost(self) -> bool:
         if (self.reward.stuck and self._frozen) or (self.reward.halved and self._garbage.since is not None):
             return True
-        if not (self.reward.speaks or self.reward.emptied or (self.reward.half_gone and (self.displacement_borne_out or self.decaying))):
+        both = self.reward.half_gone and (self.displacement_borne_out or self.decaying)
+        if not (self.reward.speaks or self.reward.emptied or both):
             return False
         watched = [level for name, level in self.levels.items() if name in _OF_THE_POLICY and level.ready]
         if not watched:
