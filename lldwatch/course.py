@@ -18,6 +18,7 @@ from lldwatch.detector import CollapseDetector
 from lldwatch.diagnosis import Diagnosis
 from lldwatch.errors import RanksError
 from lldwatch.gathered import Gathered, fields_of, repeated
+from lldwatch.intervention import Correct, Decision, Intervention
 from lldwatch.recorder import Recorder
 from lldwatch.rollup import by_place, in_batch
 from lldwatch.run import Run
@@ -39,6 +40,7 @@ class _Ended:
 
     observation: Observation
     diagnosis: Diagnosis
+    decision: Decision
     attempt: int
     resumed: bool
 
@@ -51,6 +53,7 @@ class Course:
         info: what `run.json` is to say.
         resume: go on with a run that is there.
         detector: its settings; None: the default ones.
+        correct: how LLDS is to be used.
         ranks: of a distributed training.
         complain: what to do with a mistake of the caller.
         say: what to do with an error that the training shall survive.
@@ -61,6 +64,7 @@ class Course:
         last_step: number of the last step; None before the first.
         resuming: the last step is that of an earlier process.
         diagnosis: as of the last step.
+        decision: about LLDS, as of the last step: for the next one.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class Course:
         *,
         resume: bool,
         detector: CollapseDetector | None,
+        correct: Correct,
         ranks: Together | None,
         complain: Callable[[str | None], None],
         say: Callable[[str], None],
@@ -77,18 +82,21 @@ class Course:
         self._ranks, self.rank = ranks, 0 if ranks is None else ranks.rank
         self._settings = detector or CollapseDetector()
         self._detector = self._settings.fresh()
+        self._intervention = Intervention(correct)
         self._complain, self._say = complain, say
         self.diagnosis = self._detector.diagnosis
 
-        def open_first(_: Sequence[None]) -> tuple[RunInfo, int | None]:
+        def open_first(_: Sequence[None]) -> tuple[RunInfo, int | None, Decision]:
             self.recorder = Recorder(run_dir, info, resume=resume)
-            return self.recorder.info, self._last_recorded_step() if resume else None
+            last = self._last_recorded_step() if resume else None
+            return self.recorder.info, last, self._intervention.decision
 
-        opened: tuple[RunInfo, int | None]
+        opened: tuple[RunInfo, int | None, Decision]
         opened = open_first(()) if ranks is None else ranks.decide(None, open_first)
         if self.rank:
             self.recorder = Recorder(run_dir, opened[0], rank=self.rank)
-        self.last_step = opened[1]
+        self.last_step: int | None = opened[1]
+        self.decision: Decision = opened[2]
         self.resuming = self.last_step is not None
 
     @property
@@ -113,7 +121,7 @@ class Course:
             self.last_step, self.resuming = ended.observation.step, False
         places, rows = gathered.of(Positions), [rows for rows in gathered.rows if not isinstance(rows, Positions)]
         self.recorder.record(ended.observation, [*rows, by_place(places)])
-        self.diagnosis = ended.diagnosis
+        self.diagnosis, self.decision = ended.diagnosis, ended.decision
 
     def _decided(self, step: Any, gathered: Gathered) -> _Ended:
         """What rank 0 makes of the step; without other ranks this is rank 0."""
@@ -142,25 +150,31 @@ class Course:
         """Of a rank that rank 0 does not answer any more: it knows too little for a diagnosis, and keeps its rows."""
         observation = Observation(step=step)
         back = self.last_step is not None and not self.resuming and observation.step <= self.last_step
-        return _Ended(observation, self.diagnosis, self.recorder.attempt + back, back)
+        return _Ended(observation, self.diagnosis, self.decision, self.recorder.attempt + back, back)
 
     def _diagnosed(self, observation: Observation) -> _Ended:
         """Rank 0: where the run stands with this step."""
         resumed = self.resuming or (self.last_step is not None and observation.step <= self.last_step)
         if resumed:
             self._begin_attempt(observation.step)
-        diagnosis = self.diagnosis
+        diagnosis, decision = self.diagnosis, self.decision
         try:
             if resumed:
                 self._fold_history(observation.step)
-            diagnosis = self._detector.update(observation)
+            decision = self._intervention.update(self._detector.fold(observation))
+            diagnosis = self._detector.diagnosis
+            if decision.said:
+                self.recorder.event(observation.step, "llds", decision.said)
         except Exception as error:  # the step is worth keeping all the same
             self._say(f"diagnosis failed: {type(error).__name__}: {error}\n{traceback.format_exc()}")
         self.last_step = observation.step
-        return _Ended(observation, diagnosis, self.recorder.attempt, resumed)
+        return _Ended(observation, diagnosis, decision, self.recorder.attempt, resumed)
 
     def _last_recorded_step(self) -> int | None:
+        """And the decision as of it: LLDS must not pause because the process was another."""
         recorded = Run(self.recorder.path).observations()
+        for past in recorded:
+            self._intervention.update(self._detector.fold(past))
         return recorded[-1].step if recorded else None
 
     def _begin_attempt(self, step: int) -> None:
@@ -176,7 +190,7 @@ class Course:
     def _fold_history(self, step: int) -> None:
         """What came before `step` goes through the detector once more."""
         self.recorder.flush()
-        self._detector = self._settings.fresh()
+        self._detector, self._intervention = self._settings.fresh(), self._intervention.fresh()
         for past in Run(self.recorder.path).observations():
             if past.step < step:
-                self._detector.update(past)
+                self._intervention.update(self._detector.fold(past))

@@ -20,6 +20,11 @@ from lldwatch.forecast import Forecast, forecast
 from lldwatch.schema import Observation
 from lldwatch.signs import Signs
 
+_DIRECT = (Family.NUMERICAL, Family.MISMATCH, Family.SHARPENING)
+"""Kinds that are measured directly, or that the cure of displacement would make worse."""
+
+_OF_DISPLACEMENT = (Family.LLD_SPIRAL, Family.OFF_POLICY_OVERUSE)
+
 
 class CollapseDetector:
     """Folds observations into a diagnosis.
@@ -42,6 +47,7 @@ class CollapseDetector:
         self._onsets: dict[Stage, int] = {}
         self._known: dict[Stage, int] = {}
         self._episodes: list[Episode] = []
+        self._settled = False
         self.stage = Stage.HEALTHY
         self.family: Family | None = None
         self.forecast = Forecast()
@@ -106,12 +112,19 @@ class CollapseDetector:
             del self._known[gone], self._onsets[gone]
         self.stage = stage
         if stage is Stage.HEALTHY:
-            self.family = None
+            self.family, self._settled = None, False
             return
-        self.family = name_family(self._signs) or self.family
+        self._name(stage)
         if stage not in self._known:
             self._known[stage] = step
             self._onsets[stage] = min(self._onset(stage), step)
+
+    def _name(self, stage: Stage) -> None:
+        """The kind; once it is displacement it stays that: what goes with it later is not another illness."""
+        named = name_family(self._signs)
+        settled = self._settled and named not in _DIRECT
+        self.family = self.family if settled or named is None else named
+        self._settled = stage >= Stage.DECAY and self.family in _OF_DISPLACEMENT
 
     def _onset(self, stage: Stage) -> int:
         """When the signs that the stage rests on had begun."""

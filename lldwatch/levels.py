@@ -95,8 +95,6 @@ class Level(StepCheck):
         self.of = of
         self._signal = SIGNALS[of.signal]
         self._read = attrgetter(of.signal)
-        self._up, self._down = (Confirmed(settings.confirm, settings.release) for _ in range(2))
-        self._confirmed = self._down if of.bad < 0 else self._up
         self._recent, self._half = (1 << settings.window) - 1, settings.window // 2
         self._rate = 0.0
         self.last = math.nan
@@ -104,9 +102,12 @@ class Level(StepCheck):
         self.forget()
 
     def forget(self) -> None:
-        """Learn anew what is normal: the training was restarted."""
-        self._normal = self.settings.normal(self.settings.window)
-        self._raw: deque[float] = deque(maxlen=self.settings.window)
+        """Learn anew what is normal, and give up what was found: the training was restarted."""
+        settings = self.settings
+        self._up, self._down = (Confirmed(settings.confirm, settings.release) for _ in range(2))
+        self._confirmed = self._down if self.of.bad < 0 else self._up
+        self._normal = settings.normal(settings.window)
+        self._raw: deque[float] = deque(maxlen=settings.window)
         self.before = 0.0
         self._far = 0
         self.rise = self.fall = 0.0

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Protocol, Self, TypeVar, cast
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from lldwatch.diagnosis import Diagnosis
 from lldwatch.errors import InputError, LldwatchError, ScoreError
 from lldwatch.gathered import Gathered
 from lldwatch.inputs import numbers_of, problem_of, problem_of_scores
+from lldwatch.intervention import Correct, Decision, Mode
 from lldwatch.schema import Gradients, Probes, Responses, RunInfo
 
 log = logging.getLogger("lldwatch")
@@ -32,6 +33,24 @@ Method = TypeVar("Method", bound=Callable[..., None])
 
 _OF_LATER_STEPS = ("cross_update", "lagged")
 """Kinds of probes that a training which goes back makes meaningless."""
+
+_INERT_STEPS = 3
+_INERT = (
+    "LLDS has no effect in this configuration: the old log-probs are the current ones. Make more than one update on "
+    "each rollout batch, or hold on to older log-probs: lldwatch.references.Replay or LaggedPolicy"
+)
+
+
+class Term(Protocol):
+    """What `lldwatch.llds.llds_loss` returns, as far as a monitor is concerned: tensors with one element."""
+
+    @property
+    def loss(self) -> Any:
+        """The term before its coefficient."""
+
+    @property
+    def moved_tokens(self) -> Any:
+        """Tokens that are not where they were; 0: the term cannot act."""
 
 
 def _never_hurt(method: Method) -> Method:
@@ -73,6 +92,10 @@ class Monitor:
         planned_steps: how long the training is meant to be.
         resume: go on with a run that is there.
         detector: with other settings than the default ones.
+        llds: "off", "on" from the first step, or "auto": enabled when a collapse is predicted that it is a cure for; or
+            `lldwatch.intervention.Correct` with the strength and the rest. The loop adds
+            `monitor.llds_coefficient * llds_loss(...)` to its loss.
+        reduce_updates: called with True when fewer updates on each batch are asked for, and with False when no more.
         ranks: of a distributed training, `lldwatch.ranks.Ranks()`: each process makes its own Monitor with the same
             arguments, and calls `step` as often as the others. All get the same diagnosis.
 
@@ -91,6 +114,8 @@ class Monitor:
         planned_steps: int | None = None,
         resume: bool = False,
         detector: CollapseDetector | None = None,
+        llds: Mode | Correct = "off",
+        reduce_updates: Callable[[bool], object] | None = None,
         ranks: Together | None = None,
     ) -> None:
         from lldwatch import __version__
@@ -99,11 +124,14 @@ class Monitor:
             lldwatch_version=__version__, trainer=trainer, config=dict(config or {}), planned_steps=planned_steps
         )
         self._warned, self._steps_closed = set[str](), 0
+        self._correct = llds if isinstance(llds, Correct) else Correct(mode=llds)
+        self._reduce_updates, self._moved, self._inert = reduce_updates, list[Any](), 0
         self._course = Course(
             run_dir,
             info,
             resume=resume,
             detector=detector,
+            correct=self._correct,
             ranks=ranks,
             complain=self._complain,
             say=lambda words: self._say_once("error", words, self._course.open_step),
@@ -119,6 +147,16 @@ class Monitor:
     def diagnosis(self) -> Diagnosis:
         """What the run looks like as of the last closed step."""
         return self._course.diagnosis
+
+    @property
+    def llds_coefficient(self) -> float:
+        """What LLDS is to be multiplied with in the step that is open; 0 while it is off. The same on all ranks."""
+        return self._course.decision.coefficient
+
+    @property
+    def fewer_updates(self) -> bool:
+        """The loop is asked to make fewer updates on each rollout batch, if it can. The same on all ranks."""
+        return self._course.decision.fewer_updates
 
     @property
     def dropped_steps(self) -> int:
@@ -172,6 +210,15 @@ class Monitor:
             self._say_once("error", str(probes.error), self._course.open_step)
         else:
             self._complain(str(probes.error) if probes.error else problem_of_scores(probes))
+
+    @_never_hurt
+    def llds(self, term: Term) -> None:
+        """Take in what LLDS did in an update, as `lldwatch.llds.llds_loss` returned it; before `update`.
+
+        If it could not act in several steps on end, because the old log-probs are the current ones, that is said once.
+        """
+        self._step.update_scalars.setdefault("llds_loss", []).append(term.loss.detach())
+        self._moved.append(term.moved_tokens)
 
     @_never_hurt
     def gradients(self, gradients: Gradients) -> None:
@@ -233,11 +280,24 @@ class Monitor:
             self._step.forget(*_OF_LATER_STEPS)  # they compare the policy with one that was given up
         try:
             self._complete(scalars)
+            before = course.decision
             course.end_step(course.open_step if step is None else step, self._step)
             self._steps_closed += 1
+            self._look_at_llds(before)
         finally:
             self._recorder.dropped_steps += bool(self._steps_closed and course.last_step == last)
             self._step = Gathered()
+
+    @_never_hurt
+    def _look_at_llds(self, before: Decision) -> None:
+        """Whether it could act in this step; and, if more or fewer updates are now asked for, ask for them."""
+        moved, self._moved = [bool(tokens) for tokens in self._moved], []
+        self._inert = 0 if any(moved) else self._inert + bool(moved and before.coefficient)
+        if self._inert == _INERT_STEPS:
+            self._say_once("llds", _INERT, self._course.open_step - 1)
+        asked = self._course.decision.fewer_updates
+        if self._reduce_updates is not None and asked != before.fewer_updates:
+            self._reduce_updates(asked)
 
     def _take(self, responses: Responses, update: int) -> None:
         """Rows that are there: looked at, and given an identity and the update that saw them, if they have none."""
@@ -274,6 +334,9 @@ class Monitor:
     @_never_hurt
     def _give_scalars(self, scalars: dict[str, Any]) -> None:
         self._step.scalars = self._numbers(scalars)
+        told = "llds_coefficient" in self._step.scalars or "llds_coefficient" in self._step.update_scalars
+        if self._correct.mode != "off" and not told:
+            self._step.scalars["llds_coefficient"] = self.llds_coefficient
 
     def _finish(self, detail: str) -> None:
         self._event("finish", detail)

@@ -123,11 +123,11 @@ def autocorrelation(values: Floats) -> float:
 
     Reference: Kendall, Biometrika 41 (1954); Marriott and Pope, Biometrika 41 (1954).
     """
-    rest = values - values.mean()
-    total, count = float(rest @ rest), len(values)
-    if total == 0.0 or count < 6:
+    count = len(values)
+    if count < 6 or np.ptp(values) == 0.0:  # the mean of equal values is not always equal to them
         return 0.0
-    plain = float(rest[1:] @ rest[:-1]) / total
+    rest = values - values.mean()
+    plain = float(rest[1:] @ rest[:-1]) / float(rest @ rest)
     return min(max((count * plain + 1) / (count - 4), 0.0), 0.95)
 
 
@@ -197,30 +197,15 @@ class Window:
 
     def __init__(self, size: int) -> None:
         self._values: deque[float] = deque(maxlen=size)
-        self._size = size
 
     def add(self, value: float) -> None:
         """Take the newest value in, let the oldest go."""
         self._values.append(value)
 
     @property
-    def full(self) -> bool:
-        """As many values are there as are kept."""
-        return len(self._values) == self._size
-
-    @property
     def mean(self) -> float:
         """Mean of the values kept; NaN when there is none."""
         return fmean(self._values) if self._values else math.nan
-
-    @property
-    def error(self) -> float:
-        """Standard error of the mean from the scatter of the values; NaN below two values."""
-        count = len(self._values)
-        if count < 2:
-            return math.nan
-        mean = fmean(self._values)
-        return math.sqrt(sum((value - mean) ** 2 for value in self._values) / (count - 1) / count)
 
 
 class Confirmed:

@@ -247,3 +247,99 @@ def ratio_error(changes: Sequence[float], tokens: Sequence[int], groups: Sequenc
         return None
     spread = math.fsum(residual**2 for residual in residuals.values())
     return math.sqrt(clusters / (clusters - 1) * spread) / sum(tokens)
+
+
+def llds_term(
+    log_probs: Sequence[Sequence[float]],
+    old_log_probs: Sequence[Sequence[float]],
+    masks: Sequence[Sequence[int]],
+    preserved: Sequence[Sequence[bool]],
+    *,
+    gate: str = "action",
+    answer_masks: Sequence[Sequence[int]] | None = None,
+    answer_weight: float = 1.0,
+    dead_zone: float = 0.0,
+    count: float | None = None,
+) -> dict[str, Any]:
+    """LLDS token by token: arXiv:2512.04220v2, Eq. 4 (action), 10 (response), 9 (token), 5 (answer).
+
+    Args:
+        preserved: what belongs to the preserving set, for each token.
+        count: tokens to divide by; None: those of the preserving set.
+    """
+    drops = [[old - new for new, old in zip(*rows, strict=True)] for rows in zip(log_probs, old_log_probs, strict=True)]
+    gradient = [[0.0] * len(mask) for mask in masks]
+    gates = open_gates = kept_tokens = moved = 0
+    penalties, penalised = [], []
+    for row, mask in enumerate(masks):
+        actions = actions_of(mask)
+        written = [position for action in actions for position in action]
+        behind = {"action": actions, "response": [written], "token": [[position] for position in written]}[gate]
+        for group in behind:
+            kept = [position for position in group if preserved[row][position]]
+            beyond = {p: max(drops[row][p] - dead_zone, 0.0) - max(-drops[row][p] - dead_zone, 0.0) for p in kept}
+            gates += bool(kept)
+            kept_tokens += len(kept)
+            moved += sum(value != 0 for value in beyond.values())
+            if math.fsum(beyond.values()) <= 0:
+                continue
+            open_gates += 1
+            for position in kept:
+                weight = answer_weight if answer_masks is not None and answer_masks[row][position] else 1.0
+                if beyond[position] > 0:
+                    penalties.append(weight * beyond[position])
+                    gradient[row][position] = -weight
+                    penalised += [drops[row][position]] * (weight > 0)
+    divisor = kept_tokens if count is None else count
+    return {
+        "loss": math.fsum(penalties) / divisor if divisor else 0.0,
+        "gradient": [[value / divisor if divisor else 0.0 for value in row] for row in gradient],
+        "gates": gates,
+        "open_gates": open_gates,
+        "preserved_tokens": kept_tokens,
+        "moved_tokens": moved,
+        "penalised_tokens": len(penalised),
+        "mean_drop": mean(penalised) or 0.0,
+    }
+
+
+def official_llds(
+    log_probs: Sequence[Sequence[float]],
+    old_log_probs: Sequence[Sequence[float]],
+    masks: Sequence[Sequence[int]],
+    advantages: Sequence[float],
+    gate: str,
+    *,
+    coefficient: float,
+    answer_masks: Sequence[Sequence[int]] | None = None,
+    answer_coefficient: float = 0.0,
+    valid_searches: float = 0.0,
+) -> float:
+    """What the authors' published code adds to the loss of a micro-batch, with its answer mask "adaptive"."""
+    of_answer = min(answer_coefficient * max(valid_searches - 1, 0), coefficient)
+    total, tokens = 0.0, 0
+    for row, (new, old, mask, advantage) in enumerate(zip(log_probs, old_log_probs, masks, advantages, strict=True)):
+        tokens += sum(mask)
+        if advantage < 0:
+            continue
+        chunks = actions_of(mask) if gate == "action" else [[p for p, written in enumerate(mask) if written]]
+        for chunk in chunks:
+            if math.fsum(old[p] - new[p] for p in chunk) > 0:
+                for p in chunk:
+                    answer = answer_masks is not None and answer_masks[row][p]
+                    total += (of_answer if answer else coefficient) * max(old[p] - new[p], 0.0)
+    return total / tokens
+
+
+def tokens_preserved(
+    masks: Sequence[Sequence[int]], advantages: Sequence[float] | Sequence[Sequence[float]], preserve: str
+) -> list[list[bool]]:
+    """Whether each token belongs to the preserving set, from advantages of responses or of tokens."""
+
+    def chosen(advantage: float) -> bool:
+        return advantage >= ZERO_ADVANTAGE if preserve == "positive" else advantage > -ZERO_ADVANTAGE
+
+    return [
+        [chosen(each[p]) if isinstance(each, Sequence) else chosen(each) for p in range(len(mask))]
+        for mask, each in zip(masks, advantages, strict=True)
+    ]

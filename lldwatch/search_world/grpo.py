@@ -11,7 +11,7 @@ lldwatch only looks on: it draws no random number and changes no tensor, so a ru
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
@@ -23,7 +23,9 @@ from lldwatch.gradients import GradientNorms
 from lldwatch.hooks import per_response
 from lldwatch.probe_plan import Plan
 from lldwatch.probes import LikelihoodProbe
+from lldwatch.schema import Probes
 from lldwatch.search_world import task
+from lldwatch.search_world.correction import Correction, Terms
 from lldwatch.search_world.objective import group_advantages, grpo_loss
 from lldwatch.search_world.policy import Policy
 from lldwatch.search_world.rollout import Rollout, rollout
@@ -45,6 +47,7 @@ class Scenario:
         clip_range: PPO's clipping of the ratio.
         max_grad_norm: the gradient is scaled down to it.
         weight_decay: of AdamW.
+        correction: terms beside GRPO's loss; none by default.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Scenario:
     clip_range: float = 0.2
     max_grad_norm: float = 1.0
     weight_decay: float = 0.01
+    correction: Correction = field(default_factory=Correction)
 
     @property
     def updates_per_batch(self) -> int:
@@ -119,6 +123,7 @@ def train(
     monitor: Monitor | None = None,
     on_step: Callable[[StepResult], None] | None = None,
     probes: str | Plan = "standard",
+    llds_coefficient: Callable[[], float] | None = None,
 ) -> list[StepResult]:
     """Trains `policy` in place with GRPO; the same arguments give the same numbers bit for bit on the same machine.
 
@@ -130,6 +135,7 @@ def train(
         monitor: what watches the run; None = nothing.
         on_step: called after every step, for instance to show it.
         probes: what is re-scored how often, see `lldwatch.probe_plan`.
+        llds_coefficient: asked at the beginning of each step, instead of the scenario's own constant one.
 
     Returns:
         One result per step.
@@ -137,9 +143,10 @@ def train(
     sampling = torch.Generator().manual_seed(2 * seed)
     shuffle = torch.Generator().manual_seed(2 * seed + 1)
     world = np.random.default_rng([seed, 2])
-    decay, limits = scenario.weight_decay, (scenario.clip_range, scenario.max_grad_norm)
+    decay = scenario.weight_decay
     optimizer = torch.optim.AdamW(policy.parameters(), lr=scenario.learning_rate, weight_decay=decay)
-    watch = None if monitor is None else _Watch(monitor, policy, scenario, probes)
+    terms = Terms(policy, scenario.correction, seed, llds_coefficient)
+    watch = None if monitor is None else _Watch(monitor, policy, scenario, probes, terms)
     results = []
     with one_thread():
         for step in range(1, steps + 1):
@@ -150,10 +157,12 @@ def train(
             advantages = group_advantages(batch.rewards, batch.group)
             if watch is not None:
                 watch.before_updates(batch, advantages)
+            terms.begin_step(batch)
             updates = [
-                _update(policy, optimizer, rows_of(batch, rows), advantages[rows], *limits, watch)
+                _update(policy, optimizer, scenario, batch, advantages, rows, terms, watch)
                 for rows in mini_batches(len(batch.rewards), scenario, shuffle)
             ]
+            terms.end_step(batch)
             results.append(_result(step, batch, updates, learning_rate))
             if watch is not None:
                 watch.after_updates(results[-1])
@@ -165,35 +174,43 @@ def train(
 def _update(
     policy: Policy,
     optimizer: torch.optim.Optimizer,
-    part: Rollout,
+    scenario: Scenario,
+    batch: Rollout,
     advantages: Tensor,
-    clip_range: float,
-    max_grad_norm: float,
+    rows: Tensor,
+    terms: Terms,
     watch: _Watch | None,
 ) -> tuple[Tensor, Tensor]:
-    """Makes one optimizer update on one mini-batch; returns its mean entropy and gradient norm, both scalars."""
+    """Makes one optimizer update on some rows of a batch; returns mean entropy and gradient norm, both scalars."""
+    part, advantages = rows_of(batch, rows), advantages[rows]
     log_probs, entropy = policy.log_probs(part.tokens)
-    loss = grpo_loss(log_probs, part.old_log_probs, advantages, part.response_mask, clip_range)
+    loss = grpo_loss(log_probs, part.old_log_probs, advantages, part.response_mask, scenario.clip_range)
+    if (added := terms.of(part, rows, log_probs, advantages)) is not None:
+        loss = loss + added
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]  # torch's is untyped
     if watch is not None:
         watch.before_clipping(part, log_probs, entropy, advantages)
-    grad_norm = clip_grad_norm_(policy.parameters(), max_grad_norm)
+    grad_norm = clip_grad_norm_(policy.parameters(), scenario.max_grad_norm)
     optimizer.step()
+    terms.after_update()
     if watch is not None:
-        watch.monitor.update(grad_norm=grad_norm, loss=loss.detach())
+        watch.monitor.update(grad_norm=grad_norm, loss=loss.detach(), **terms.scalars)
     return entropy.detach()[part.response_mask].mean(), grad_norm
 
 
 class _Watch:
     """Everything that lldwatch is told in the course of a step."""
 
-    def __init__(self, monitor: Monitor, policy: Policy, scenario: Scenario, probes: str | Plan) -> None:
+    def __init__(self, monitor: Monitor, policy: Policy, scenario: Scenario, probes: str | Plan, terms: Terms) -> None:
         self.monitor, self._scenario = monitor, scenario
         self._gradients = GradientNorms(policy, every=10 * scenario.updates_per_batch)
         score = lambda batch: policy.log_probs(batch["tokens"])  # noqa: E731  # log-probs and entropies
         self._probe = LikelihoodProbe(score, probes, micro_batch=None, text=task.VOCABULARY.__getitem__)
         self._about: dict[str, Tensor] = {}
+        mini_batch = scenario.prompts * scenario.responses // scenario.mini_batches
+        if (price := terms.price(mini_batch, scenario.updates_per_batch)) is not None:
+            monitor.probe(Probes().having(note=price))
 
     def before_updates(self, batch: Rollout, advantages: Tensor) -> None:
         self._about = {

@@ -1,4 +1,4 @@
-"""GRPO's two formulas: the advantage of a response within its group, and the clipped loss.
+"""GRPO's formulas: the advantage of a response within its group, the clipped loss, and the penalty on leaving a policy.
 
 Why it exists: they are what a reader wants to check against the paper, without the loop around them.
 
@@ -48,3 +48,31 @@ def grpo_loss(
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
     gain = torch.minimum(ratio * advantages[:, None], clipped * advantages[:, None])
     return -(gain * response_mask).sum() / response_mask.sum()
+
+
+def kl_penalty(log_probs: Tensor, reference: Tensor, response_mask: Tensor) -> Tensor:
+    """GRPO's estimate of the KL divergence from a reference policy, mean over the tokens the policy wrote.
+
+    Equation: mean over tokens of exp(d) - d - 1, d = reference - log_probs. Not clamped: cut off at 10,
+    as in some trainers, it has no gradient left for a token that fell far.
+
+    Args:
+        log_probs: (B, T) float, nats, with gradient.
+        reference: (B, T) float, nats, of the reference policy.
+        response_mask: (B, T) bool, the tokens that count.
+
+    Returns:
+        Scalar, nats per token, at least 0.
+    """
+    difference = torch.where(response_mask, reference - log_probs, 0.0)
+    return (difference.exp() - difference - 1).sum() / response_mask.sum()
+
+
+def negative_log_likelihood(log_probs: Tensor, response_mask: Tensor) -> Tensor:
+    """Mean of -log_prob over the tokens the policy wrote, nats per token: plain imitation, LLDS without its gate.
+
+    Args:
+        log_probs: (B, T) float, nats, with gradient.
+        response_mask: (B, T) bool, the tokens that count.
+    """
+    return -torch.where(response_mask, log_probs, 0.0).sum() / response_mask.sum()

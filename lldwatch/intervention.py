@@ -1,0 +1,147 @@
+"""When LLDS is switched on, how strong it is, and when it is let go again: off, on, or by the detector's prediction.
+
+Pure and deterministic: it folds verdicts, so that all ranks, and a training that is resumed, come to the same decision.
+What was decided is recorded as events and in the column `llds_coefficient`; nothing here touches the training.
+
+Rejected: a strength that follows the forecast (it would feed back on what it changes); switching off at the first
+healthy step (the evidence goes because the correction works).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from lldwatch.diagnosis import Family, Stage, Verdict
+from lldwatch.errors import InputError
+from lldwatch.forecast import ALARM
+
+Mode = Literal["off", "on", "auto"]
+MODES = ("off", "on", "auto")
+
+INDICATED = frozenset({Family.LLD_SPIRAL, Family.OFF_POLICY_OVERUSE})
+"""Where correct responses are displaced. Never for sharpening (it holds what is likely already), mismatch, broken
+arithmetic, starvation and the others: arXiv:2512.04220 has no claim there, and for the first it does harm."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Correct:
+    """How LLDS is to be used.
+
+    Attributes:
+        mode: "off"; "on" from the first step; "auto": from the detector's warning until its evidence is gone.
+        strength: the coefficient when it is fully on. The paper has 0.2; in the miniature, where it comes late, 1 holds
+            and 4 rescues (benchmarks/llds.py).
+        ramp: steps from 0 to full strength, and back.
+        release: steps in a row without evidence after which it is let go.
+        calm: probability of a collapse below which a step counts as such.
+        engagements: times that it is switched on at most; a run that needs it more often needs other settings.
+        dry_run: decide and record what would be done, and do nothing.
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+
+    mode: Mode = "off"
+    strength: float = 1.0
+    ramp: int = 3
+    release: int = 50
+    calm: float = 0.25
+    engagements: int = 3
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise InputError(f"llds={self.mode!r}: expected one of {', '.join(MODES)}")
+        if not self.strength >= 0:
+            raise InputError(f"strength={self.strength!r}: expected a coefficient of at least 0")
+        for name in ("ramp", "release", "engagements"):
+            if not getattr(self, name) >= 1:
+                raise InputError(f"{name}={getattr(self, name)!r}: expected a whole number from 1")
+        if not 0 < self.calm <= 1:
+            raise InputError(f"calm={self.calm!r}: expected a probability above 0")
+
+
+class Decision(NamedTuple):
+    """For the next step.
+
+    Attributes:
+        coefficient: of LLDS, to be applied; always 0 in a dry run.
+        fewer_updates: the loop is asked to make fewer updates on each rollout batch.
+        said: what has changed, in words, for an event; None: nothing has.
+    """
+
+    coefficient: float = 0.0
+    fewer_updates: bool = False
+    said: str | None = None
+
+
+class Intervention:
+    """Folds verdicts into decisions.
+
+    Args:
+        settings: how LLDS is to be used.
+
+    Attributes:
+        decision: as of the last step: it holds for the next one.
+    """
+
+    def __init__(self, settings: Correct) -> None:
+        self.settings = settings
+        self._engaged = False
+        self._ramped = self._calm = self._count = 0
+        first = settings.strength if settings.mode == "on" and not settings.dry_run else 0.0
+        self.decision = Decision(first)
+
+    def fresh(self) -> Intervention:
+        """With the same settings, before the first step."""
+        return Intervention(self.settings)
+
+    def update(self, verdict: Verdict) -> Decision:
+        """Take one step in.
+
+        Args:
+            verdict: as of the step that has just ended.
+
+        Returns:
+            What holds for the next step.
+        """
+        if self.settings.mode != "auto":
+            self.decision = self.decision._replace(said=None)
+            return self.decision
+        why = self._switch(verdict)
+        before, ramp = self._ramped, self.settings.ramp
+        self._ramped = min(before + 1, ramp) if self._engaged else max(before - 1, 0)
+        now, then = (self.settings.strength * part / ramp for part in (self._ramped, before))
+        change = f"coefficient {then:.3g} -> {now:.3g}" if self._ramped != before else None
+        said = "; ".join(filter(None, (why, change))) or None
+        if said and self.settings.dry_run:
+            said = f"would have: {said} (dry run)"
+        applied = not self.settings.dry_run
+        self.decision = Decision(now if applied else 0.0, self._engaged and applied, said)
+        return self.decision
+
+    def _switch(self, verdict: Verdict) -> str | None:
+        """On or off; the reason in words where it changes."""
+        wrong = verdict.stage >= Stage.DECAY or (verdict.collapse_probability or 0.0) >= ALARM
+        indicated = verdict.family in INDICATED
+        kind = verdict.family.label if verdict.family else "no kind that is known"
+        if not self._engaged:
+            if not (wrong and indicated):
+                return None
+            self._count += 1
+            if self._count > self.settings.engagements:
+                spent = self._count == self.settings.engagements + 1
+                return f"not engaged: {self.settings.engagements} times was the most" if spent else None
+            self._engaged, self._calm = True, 0
+            times = f"{self._count} of at most {self.settings.engagements}"
+            return f"engaged ({times}) up to {self.settings.strength:g}: {verdict.stage.label}, {kind}"
+        if wrong and not indicated:
+            self._engaged = False
+            return f"released: it is not for {kind}"
+        quiet = verdict.stage <= Stage.STAGNATION and (verdict.collapse_probability or 0.0) < self.settings.calm
+        self._calm = self._calm + 1 if quiet else 0
+        if self._calm < self.settings.release:
+            return None
+        self._engaged = False
+        return f"released after {self._calm} steps without evidence"
