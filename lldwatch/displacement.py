@@ -17,7 +17,7 @@ from lldwatch.checks import SUSPECT, Settings, StepCheck
 from lldwatch.diagnosis import Check, Evidence
 from lldwatch.schema import Observation
 from lldwatch.signals import PAPER
-from lldwatch.trends import Cusum, Window, autocorrelation, cusum_limit, spread_of
+from lldwatch.trends import Cusum, Window, around_trend, autocorrelation, cusum_limit, spread_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,7 @@ class DisplacementOf:
         change: column of their mean likelihood change.
         error: column of its standard error; None if there is none.
         allowed: share of the pace that matters which is let pass.
+        least_noise: of one step's change, as a share of the pace that matters: of few responses it is large.
     """
 
     name: str
@@ -37,13 +38,14 @@ class DisplacementOf:
     change: str
     error: str | None
     allowed: float
+    least_noise: float
 
 
 DISPLACEMENTS = (
     DisplacementOf(
-        "likelihood_displacement", "earlier correct responses", "cross_update_change", "cross_update_error", 0.5
+        "likelihood_displacement", "earlier correct responses", "cross_update_change", "cross_update_error", 0.5, 0.25
     ),
-    DisplacementOf("bystanders", "responses without advantage", "post_update_zero_advantage", None, 1.0),
+    DisplacementOf("bystanders", "responses without advantage", "post_update_zero_advantage", None, 1.0, 1.0),
 )
 """Responses of the batch itself that carry no advantage stand nearer to what is trained than those of an earlier batch:
 they are let move twice as far."""
@@ -53,9 +55,10 @@ class Displacement(StepCheck):
     """Each step's change is standardised and summed up by a CUSUM.
 
     The unit is the largest of: the change's own standard error, the usual one of the warm-up, the A/A noise floor, the
-    scatter of the warm-up, a quarter of the pace that matters. From the end of the warm-up on it is widened by
+    scatter of the warm-up, a share of the pace that matters. From the end of the warm-up on it is widened by
     sqrt((1 + phi) / (1 - phi)) for an autocorrelation phi > 0, because neighbouring steps that move together say less
-    than their number. The pace that matters would double the nats that correct responses cost in the warm-up within
+    than their number; at first around the trend, since a displacement that grows from the start must not hide itself.
+    The pace that matters would double the nats that correct responses cost in the warm-up within
     `horizon` steps.
 
     Changes are not divided by learning rate or number of updates: what is lost in a step is lost, however many updates
@@ -102,7 +105,7 @@ class Displacement(StepCheck):
         if error is None or not math.isfinite(error):
             error = 0.0
         self._learn(change, error, observation)
-        noise = max(error, self._error, self._scatter, self._mean_floor, self._pace / 4) * self._widen
+        noise = max(error, self._error, self._scatter, self._mean_floor, self._pace * self.of.least_noise) * self._widen
         self._recent.add(change)
         if noise > 0.0:
             allowed = max(self._pace * self.of.allowed, self._cusum.allowance * noise)
@@ -122,8 +125,9 @@ class Displacement(StepCheck):
             return
         self._changes.append(change)
         if count + 1 in (warmup, 2 * warmup, 4 * warmup):
-            self._scatter = float(spread_of(np.array(self._changes)))
-            phi = autocorrelation(np.array(self._changes))
+            changes, early = np.array(self._changes), count < warmup
+            self._scatter = float(spread_of(changes))
+            phi = autocorrelation(around_trend(changes) if early else changes, trend=early)
             self._widen = math.sqrt((1 + phi) / (1 - phi))
 
     @property

@@ -9,7 +9,9 @@ healthy step (the evidence goes because the correction works).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal, NamedTuple
 
 from lldwatch.diagnosis import Family, Stage, Verdict
@@ -53,13 +55,18 @@ class Correct:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise InputError(f"llds={self.mode!r}: expected one of {', '.join(MODES)}")
-        if not self.strength >= 0:
+        if not (_is_number(self.strength) and 0 <= self.strength < math.inf):
             raise InputError(f"strength={self.strength!r}: expected a coefficient of at least 0")
         for name in ("ramp", "release", "engagements"):
-            if not getattr(self, name) >= 1:
-                raise InputError(f"{name}={getattr(self, name)!r}: expected a whole number from 1")
-        if not 0 < self.calm <= 1:
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise InputError(f"{name}={value!r}: expected a whole number from 1")
+        if not (_is_number(self.calm) and 0 < self.calm <= 1):
             raise InputError(f"calm={self.calm!r}: expected a probability above 0")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 class Decision(NamedTuple):
@@ -88,7 +95,7 @@ class Intervention:
 
     def __init__(self, settings: Correct) -> None:
         self.settings = settings
-        self._engaged = False
+        self._engaged = self._begun = False
         self._ramped = self._calm = self._count = 0
         first = settings.strength if settings.mode == "on" and not settings.dry_run else 0.0
         self.decision = Decision(first)
@@ -107,19 +114,22 @@ class Intervention:
             What holds for the next step.
         """
         if self.settings.mode != "auto":
-            self.decision = self.decision._replace(said=None)
+            first = self.settings.mode == "on" and not self._begun
+            said = f"on from the first step: coefficient {self.settings.strength:.3g}" if first else None
+            self.decision, self._begun = self.decision._replace(said=self._meant(said)), True
             return self.decision
         why = self._switch(verdict)
         before, ramp = self._ramped, self.settings.ramp
         self._ramped = min(before + 1, ramp) if self._engaged else max(before - 1, 0)
         now, then = (self.settings.strength * part / ramp for part in (self._ramped, before))
-        change = f"coefficient {then:.3g} -> {now:.3g}" if self._ramped != before else None
-        said = "; ".join(filter(None, (why, change))) or None
-        if said and self.settings.dry_run:
-            said = f"would have: {said} (dry run)"
+        change = f"coefficient {then:.3g} -> {now:.3g}" if now != then else None
+        said = self._meant("; ".join(filter(None, (why, change))))
         applied = not self.settings.dry_run
         self.decision = Decision(now if applied else 0.0, self._engaged and applied, said)
         return self.decision
+
+    def _meant(self, said: str | None) -> str | None:
+        return f"would have: {said} (dry run)" if said and self.settings.dry_run else said or None
 
     def _switch(self, verdict: Verdict) -> str | None:
         """On or off; the reason in words where it changes."""

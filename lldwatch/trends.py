@@ -116,10 +116,17 @@ def spread_of(values: Floats) -> npt.NDArray[np.float64]:
     return np.asarray(np.where(spread > 1e-12, spread, values.std(axis=0)))
 
 
-def autocorrelation(values: Floats) -> float:
+def around_trend(values: Floats) -> Floats:
+    """What is left of a series, (n,), around its straight line of least squares."""
+    time = np.arange(len(values)) - (len(values) - 1) / 2
+    return np.asarray(values - values.mean() - time * float(time @ values) / float(time @ time))
+
+
+def autocorrelation(values: Floats, trend: bool = False) -> float:
     """Correlation of neighbouring values, (n,), corrected for a short series and cut to 0 .. 0.95.
 
-    The plain estimate r of n values is too small by about (1 + 4 r) / n, so that r is solved for.
+    The plain estimate r of n values is too small by about (1 + 4 r) / n, or (2 + 4 r) / n if a trend was taken out of
+    them (`trend`), so that r is solved for.
 
     Reference: Kendall, Biometrika 41 (1954); Marriott and Pope, Biometrika 41 (1954).
     """
@@ -128,7 +135,7 @@ def autocorrelation(values: Floats) -> float:
         return 0.0
     rest = values - values.mean()
     plain = float(rest[1:] @ rest[:-1]) / float(rest @ rest)
-    return min(max((count * plain + 1) / (count - 4), 0.0), 0.95)
+    return min(max((count * plain + 1 + trend) / (count - 4), 0.0), 0.95)
 
 
 def bootstrap(
