@@ -41,7 +41,7 @@ class Plan:
     cross_update: int = 64
     noise_every: int = 10
     post_update: int = 32
-    post_update_every: int = 5
+    post_update_every: int = 1
     lagged: int = 16
     lags: tuple[int, ...] = (5, 10, 20)
     lagged_every: int = 5
@@ -101,7 +101,6 @@ PRESETS: Mapping[str, Plan] = MappingProxyType(
         "standard": Plan(),
         "full": Plan(
             noise_every=5,
-            post_update_every=1,
             lagged_every=1,
             fixed_every=5,
             tokens=4,

@@ -523,7 +523,7 @@ def test_what_is_scored_is_what_the_price_says(training: Training, preset: str) 
     # by hand: 5 correct responses and 5 pairs in a batch of 10
     expected = {
         "economy": 2 * 5 + 5 / 20,
-        "standard": 2 * 5 + 5 / 10 + 2 * 10 / 5 + 3 * 5 / 5 + 4 * 5 / 10,
+        "standard": 2 * 5 + 5 / 10 + 2 * 10 + 3 * 5 / 5 + 4 * 5 / 10,
         "full": 2 * 5 + 5 / 5 + 2 * 10 + 3 * 5 + 4 * 5 / 5,
     }[preset]
     assert steady == pytest.approx(expected)

@@ -9,11 +9,12 @@ from urllib.parse import quote, unquote
 
 from dash import dcc, html
 
+from lldwatch.diagnosis import Stage
 from lldwatch.signals import SIGNALS
 from lldwatch_dashboard import words
 from lldwatch_dashboard.feed import Summary
 from lldwatch_dashboard.figures import empty_figure
-from lldwatch_dashboard.panels import HEIGHT, LEFT, PANELS, panel_tops
+from lldwatch_dashboard.panels import HEIGHT, LEFT, PANELS, SHORT, panel_tops
 
 Component = Any  # dash ships no types
 TICK_MS = 1000
@@ -59,7 +60,7 @@ def list_page(root: Path) -> Component:
     )
 
 
-HEADS = ("Run", "Stage", "Step", "Onset", "Family", "First warning", "Reward", "Training")
+HEADS = ("Run", "Stage", "Step", "Onset", "Family", "First warning", "Risk", "Reward", "Training")
 
 
 def table(summaries: Sequence[Summary], root: Path, now: float) -> Component:
@@ -105,6 +106,7 @@ def cells(summary: Summary, now: float) -> dict[str, Component]:
         "Onset": words.number(min(diagnosis.onsets.values(), default=None)),
         "Family": diagnosis.family.label if diagnosis.family else words.UNKNOWN,
         "First warning": words.number(diagnosis.first_warning),
+        "Risk": words.risk(diagnosis),
         "Reward": words.number(summary.last.reward if summary.last else None),
         "Training": html.Span(training, className=f"state {state}", title=since),
     }
@@ -175,8 +177,9 @@ def _titles() -> list[Component]:
     titles = []
     for panel, top in zip(PANELS, panel_tops(), strict=True):
         unit = "log scale" if panel.log else SIGNALS[panel.signals[0]].unit
-        lines = [html.Span(word, className=f"key line{place}") for place, word in enumerate(("correct", "incorrect"))]
-        parts = [html.B(panel.title), *(lines if len(panel.signals) > 1 else ()), html.Span(unit, className="unit")]
+        words_of = (SHORT[name] for name in panel.signals if len(panel.signals) > 1)
+        lines = [html.Span(word, className=f"key line{place}") for place, word in enumerate(words_of)]
+        parts = [html.B(panel.title), *lines, html.Span(unit, className="unit")]
         titles.append(html.Div(parts, className="panel-title", style={"top": f"{top}px", "left": f"{LEFT}px"}))
     return titles
 
@@ -209,6 +212,9 @@ def header(summary: Summary, now: float) -> dict[str, Component]:
     facts = [html.Span(words.progress(summary)), html.Span(f"{state}: {since}", className=f"state {state}")]
     if summary.diagnosis.first_warning is not None:
         facts.append(html.Span(f"first warning at step {summary.diagnosis.first_warning}"))
+    if summary.diagnosis.collapse_probability is not None and summary.diagnosis.stage is not Stage.COLLAPSE:
+        ahead = f"risk of collapse within {summary.diagnosis.horizon} steps: {words.risk(summary.diagnosis)}"
+        facts.append(html.Span(ahead))
     return {
         "badge": text,
         "kind": f"badge {kind}",

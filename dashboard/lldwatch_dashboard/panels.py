@@ -28,7 +28,7 @@ class Panel:
 
 
 PANELS = (
-    Panel("Likelihood change of earlier correct responses", ("cross_update_change",), 180),
+    Panel("Likelihood change of responses not trained on", ("cross_update_change", "post_update_zero_advantage"), 180),
     Panel("Log-likelihood", ("log_prob_correct", "log_prob_incorrect"), 84),
     Panel("Entropy", ("entropy",), 84),
     Panel("Gradient norm", ("grad_norm",), 84, log=True),
@@ -42,7 +42,8 @@ HEIGHT = TOP + PLOT_HEIGHT + BOTTOM
 
 # the shortest words that tell the lines of the hover box apart
 SHORT = {
-    "cross_update_change": "change",
+    "cross_update_change": "earlier correct",
+    "post_update_zero_advantage": "no advantage",
     "log_prob_correct": "correct",
     "log_prob_incorrect": "incorrect",
     "grad_norm": "grad norm",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lldwatch import report
-from lldwatch.diagnosis import Stage
+from lldwatch.diagnosis import Diagnosis, Stage
 from lldwatch_dashboard.feed import Summary
 
 STAGE_ICON = {Stage.HEALTHY: "✓", Stage.STAGNATION: "◔", Stage.DECAY: "▲", Stage.COLLAPSE: "✖"}
@@ -70,6 +70,12 @@ def age(seconds: float) -> str:
         if seconds < limit:
             return f"{max(seconds, 0.0) / size:.0f} {unit}"
     return f"{seconds / 86400:.0f} days"
+
+
+def risk(diagnosis: Diagnosis) -> str:
+    """Probability of a collapse within the forecast's horizon; a dash for what is not known, or has come."""
+    chance = diagnosis.collapse_probability
+    return UNKNOWN if chance is None or diagnosis.stage is Stage.COLLAPSE else f"{chance:.0%}"
 
 
 def number(value: float | None) -> str:

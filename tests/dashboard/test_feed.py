@@ -30,7 +30,7 @@ def test_new_steps_are_picked_up_while_the_run_is_written(root: Path) -> None:
         monitor._recorder.flush()
         second = feed.snapshot("a")
         assert steps(second) == [1, 2]
-        assert len(second.diagnoses) == 2
+        assert len(second.verdicts) == 2
         assert second.version != first.version
         assert second.summary.ending is None
     ended = feed.snapshot("a")
@@ -57,7 +57,7 @@ def test_a_resumed_training_replaces_the_steps_it_repeats(root: Path, write_run:
     after = feed.snapshot("a")
     assert steps(after) == [1, 2, 3, 4, 5, 6]
     assert [seen.entropy for seen in after.observations] == [1.0] * 4 + [2.0] * 2
-    assert len(after.diagnoses) == 6
+    assert len(after.verdicts) == 6
 
 
 def test_a_deleted_run_is_gone_and_another_one_in_its_place_is_read_anew(

@@ -8,7 +8,8 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from lldwatch import SIGNALS, Diagnosis, Observation, Stage
+from lldwatch import SIGNALS, Observation, Stage
+from lldwatch.diagnosis import Verdict
 from lldwatch_dashboard.figures import empty_figure, log_ticks, room, run_figure, stage_labels
 from lldwatch_dashboard.panels import HEIGHT, LIGHT, PANELS, TOP, domain, panel_tops
 from lldwatch_dashboard.series import MAX_POINTS, Band, Series
@@ -20,16 +21,21 @@ def trace(figure: go.Figure, meta: str) -> Any:
 
 def observation(step: int, **columns: Any) -> Observation:
     healthy = {"reward": 0.5, "entropy": 0.3, "log_prob_correct": -0.2, "log_prob_incorrect": -0.5, "grad_norm": 1.0}
-    change = {"cross_update_change": -0.01, "cross_update_error": 0.002, "noise_floor": 0.001}
+    change = {
+        "post_update_zero_advantage": -0.02,
+        "cross_update_change": -0.01,
+        "cross_update_error": 0.002,
+        "noise_floor": 0.001,
+    }
     return Observation(step=step, **{**healthy, **change, **columns})
 
 
 OBSERVATIONS = [observation(step) for step in range(1, 41)]
-DIAGNOSES = [Diagnosis(step=step, stage=Stage.DECAY if step > 30 else Stage.HEALTHY) for step in range(1, 41)]
+VERDICTS = [Verdict(step, Stage.DECAY if step > 30 else Stage.HEALTHY, None, None) for step in range(1, 41)]
 
 
 def test_every_signal_of_every_panel_is_drawn_raw_and_as_a_mean() -> None:
-    figure = run_figure(OBSERVATIONS, DIAGNOSES)
+    figure = run_figure(OBSERVATIONS, VERDICTS)
     for row, panel in enumerate(PANELS):
         for name in panel.signals:
             for kind in ("raw", "mean"):
@@ -40,7 +46,7 @@ def test_every_signal_of_every_panel_is_drawn_raw_and_as_a_mean() -> None:
 
 def test_panels_name_known_signals_and_the_headline_is_the_tallest() -> None:
     assert {name for panel in PANELS for name in panel.signals} <= set(SIGNALS)
-    assert PANELS[0].signals == ("cross_update_change",)
+    assert PANELS[0].signals[0] == "cross_update_change"
     assert PANELS[0].height > max(panel.height for panel in PANELS[1:])
 
 
@@ -54,7 +60,7 @@ def test_panels_lie_below_each_other_within_the_figure() -> None:
 
 
 def test_the_stage_is_a_band_behind_all_panels_and_is_named() -> None:
-    figure = run_figure(OBSERVATIONS, DIAGNOSES)
+    figure = run_figure(OBSERVATIONS, VERDICTS)
     band = next(shape for shape in figure.layout.shapes if shape.name == "decay")
     assert (band.x0, band.x1, band.y0, band.layer) == (30.5, 40.5, 0, "below")
     assert [note.text for note in figure.layout.annotations] == ["decay, known at 31"]
@@ -90,14 +96,14 @@ def test_a_nan_on_a_linear_axis_is_marked() -> None:
 
 def test_no_trace_is_longer_than_the_limit() -> None:
     many = [observation(step, grad_norm=float(step % 7)) for step in range(5000)]
-    figure = run_figure(many, [Diagnosis(step=seen.step, stage=Stage.DECAY) for seen in many])
+    figure = run_figure(many, [Verdict(seen.step, Stage.DECAY, None, None) for seen in many])
     assert max(len(drawn.x) for drawn in figure.data) <= MAX_POINTS
 
 
 def test_what_was_not_recorded_is_said_in_its_panel() -> None:
     figure = run_figure([Observation(step=1, reward=0.5)], [])
     said = [note.text for note in figure.layout.annotations]
-    assert "not recorded: needs cross_update_change" in said
+    assert "not recorded: needs cross_update_change or post_update_zero_advantage" in said
     assert "not recorded: needs log_prob_correct or log_prob_incorrect" in said
     assert not any("reward" in text for text in said)
 
@@ -115,14 +121,14 @@ def test_axes_leave_room_for_lines_at_the_edge_and_stand_nan() -> None:
 
 
 def test_zoom_belongs_to_the_user() -> None:
-    figure = run_figure(OBSERVATIONS, DIAGNOSES, revision="search/first")
+    figure = run_figure(OBSERVATIONS, VERDICTS, revision="search/first")
     assert figure.layout.uirevision == "search/first"
     assert figure.layout.xaxis.range is None
     assert figure.layout.hovermode == "x unified"
 
 
 def test_dark_and_light_differ_in_colour_alone() -> None:
-    light, dark = (run_figure(OBSERVATIONS, DIAGNOSES, dark=dark) for dark in (False, True))
+    light, dark = (run_figure(OBSERVATIONS, VERDICTS, dark=dark) for dark in (False, True))
     assert light.layout.font.color != dark.layout.font.color
     for one, other in zip(light.data, dark.data, strict=True):
         np.testing.assert_array_equal(one.y, other.y)
@@ -142,7 +148,7 @@ def test_ticks_of_a_log_axis_are_few_and_round(low: float, high: float, ticks: l
 
 
 def test_a_healthy_run_says_so_where_the_stages_would_stand() -> None:
-    figure = run_figure(OBSERVATIONS, [Diagnosis(step=seen.step) for seen in OBSERVATIONS])
+    figure = run_figure(OBSERVATIONS, [Verdict(seen.step, Stage.HEALTHY, None, None) for seen in OBSERVATIONS])
     assert [note.text for note in figure.layout.annotations] == ["✓ healthy at every step"]
 
 

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from lldwatch import SIGNALS, Diagnosis, Observation, Stage
+from lldwatch import SIGNALS, Observation, Stage
+from lldwatch.diagnosis import Verdict
 from lldwatch_dashboard.series import (
     MAX_POINTS,
     Band,
@@ -84,13 +85,13 @@ def test_marks_have_a_place_even_where_nothing_can_be_drawn() -> None:
 
 def test_bands_follow_the_stage_of_each_step() -> None:
     stages = {1: 0, 2: 0, 3: 1, 4: 1, 7: 2, 8: 0, 9: 3}
-    diagnoses = [Diagnosis(step=step, stage=Stage(stage)) for step, stage in stages.items()]
-    assert bands(diagnoses) == [
+    verdicts = [Verdict(step, Stage(stage), None, None) for step, stage in stages.items()]
+    assert bands(verdicts) == [
         Band(Stage.STAGNATION, 2.5, 6.5),
         Band(Stage.DECAY, 6.5, 7.5),
         Band(Stage.COLLAPSE, 8.5, 9.5),
     ]
-    assert bands([Diagnosis()]) == []
+    assert bands([]) == []
 
 
 def test_the_noise_floor_is_the_largest_so_far() -> None:
