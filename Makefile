@@ -30,15 +30,16 @@ unit: $(READY) ## the tests; ARGS="-k recorder" chooses
 	@$(BIN)/pytest $(ARGS)
 
 bench: $(READY) ## the tables of the README (about 50 minutes on two cores)
-	@$(BIN)/python benchmarks/miniature.py $(ARGS)
+	@runs=$$(mktemp -d) && $(BIN)/python benchmarks/miniature.py --out $$runs $(ARGS) && \
+		$(BIN)/python benchmarks/detector.py --miniature $$runs
 	@$(BIN)/python benchmarks/estimators.py
-	@$(BIN)/python benchmarks/nulls.py
 	@$(BIN)/python benchmarks/overhead.py
 	@$(BIN)/python benchmarks/recorder.py
 	@$(BIN)/python benchmarks/logits.py
 
-bench-peers: $(PEERS)/.ready ## recording, beside the loggers one would use otherwise (8 minutes; installs them, 1.2 GB)
+bench-peers: $(PEERS)/.ready ## recorder and detector, beside what one would use otherwise (20 minutes; installs it, 1.2 GB)
 	@$(PEERS)/bin/python benchmarks/recorder.py $(ARGS)
+	@$(PEERS)/bin/python benchmarks/detector.py
 
 samples: $(READY) ## record sample_logs/ again
 	@rm -rf sample_logs/healthy sample_logs/collapse

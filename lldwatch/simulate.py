@@ -101,6 +101,7 @@ _NULL = {
     "cross_update_change": (0.0, 0.003),
     "post_update_correct": (0.005, 0.002),
     "post_update_incorrect": (-0.01, 0.003),
+    "post_update_zero_advantage": (0.0, 0.006),
     "loss": (0.0, 0.01),
 }
 """Column -> level and standard deviation, about those of the healthy miniature."""

@@ -215,6 +215,8 @@ class Training:
             "cross_update_later_actions": curve["cross"] - tilt + noise,
             "post_update_correct": mixed * curve["up"] * np.exp(self._noise(0.1, 0.4)),
             "post_update_incorrect": mixed * curve["down"] * np.exp(self._noise(0.1, 0.4)),
+            # nearer to what is trained than an earlier batch, and few: they move farther (measured in the miniature)
+            "post_update_zero_advantage": rng.uniform(1.0, 4.0) * curve["cross"] + self._noise(0.002, 0.006),
             "noise_floor": np.full(self.steps, log_uniform(rng, 1e-6, 1e-3)),
         }
 
