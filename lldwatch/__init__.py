@@ -4,6 +4,7 @@
 that need torch are in `lldwatch.hooks` and `lldwatch.probes`; this package itself loads neither torch, dash nor pandas.
 """
 
+from lldwatch.checks import Settings
 from lldwatch.detector import CollapseDetector, diagnose
 from lldwatch.diagnosis import Diagnosis, Family, Stage
 from lldwatch.errors import (
@@ -42,6 +43,7 @@ __all__ = [
     "RunNotFoundError",
     "SchemaTooNewError",
     "ScoreError",
+    "Settings",
     "Stage",
     "diagnose",
     "list_runs",

@@ -140,8 +140,8 @@ class Starved(StepCheck):
 class Reused(StepCheck):
     """Is each rollout batch used too often?
 
-    Speaks when the clip fraction, or the share by which the batch's incorrect responses become less likely, is high in
-    the median of the last `window` steps. It needs no normal of the run: reuse is there from the start.
+    Speaks when the clip fraction is high in the median of the last `window` steps. It needs no normal of the run: reuse
+    is there from the start.
     """
 
     LIMIT = 0.1

@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
     demo = commands.add_parser("demo", help="train a tiny policy that really collapses, and watch it live")
-    demo.add_argument("--scenario", choices=["healthy", "collapse"], default="collapse")
+    demo.add_argument("--scenario", choices=["healthy", "collapse", "llds", "auto"], default="collapse")
     demo.add_argument("--seed", type=_not_negative, default=0, help="of prompts and sampling (default 0)")
     demo.add_argument("--steps", type=_positive, default=80, help="rollout batches (default 80)")
     demo.add_argument("--out", type=Path, metavar="RUN", help="run directory (default runs/demo-SCENARIO)")

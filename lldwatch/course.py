@@ -161,6 +161,10 @@ class Course:
         try:
             if resumed:
                 self._fold_history(observation.step)
+                held = self._intervention.decision
+                if held.coefficient != decision.coefficient:
+                    words = f"coefficient {decision.coefficient:.3g} -> {held.coefficient:.3g}: as of the step before"
+                    self.recorder.event(observation.step, "llds", words)
             decision = self._intervention.update(self._detector.fold(observation))
             diagnosis = self._detector.diagnosis
             if decision.said:

@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -21,20 +22,31 @@ from tqdm import tqdm
 from lldwatch import Monitor
 from lldwatch.errors import InputError, LldwatchError
 from lldwatch.follow import Follower
+from lldwatch.intervention import Correct
 from lldwatch.report import write_text
 from lldwatch.run import Run
+from lldwatch.search_world.correction import Correction
 from lldwatch.search_world.grpo import SCENARIOS, StepResult, train
 from lldwatch.search_world.policy import Policy
 from lldwatch.search_world.pretrain import base_policy
 
 _START_SECONDS = 30.0
 
+_HELD = replace(SCENARIOS["collapse"], correction=Correction(reference="replay"))
+SCENES = {
+    "healthy": (SCENARIOS["healthy"], Correct()),
+    "collapse": (SCENARIOS["collapse"], Correct()),
+    "llds": (_HELD, Correct(mode="on")),
+    "auto": (_HELD, Correct(mode="auto")),
+}
+"""What can be shown: how it is trained, and how LLDS is used. The last two are `collapse` with a remedy."""
+
 
 def run_demo(scenario: str, seed: int, steps: int, out: Path | None, port: int | None) -> None:
     """Train one scenario of the miniature and print the verdict.
 
     Args:
-        scenario: key in `lldwatch.search_world.grpo.SCENARIOS`.
+        scenario: key in `SCENES`.
         seed: of prompts and sampling.
         steps: rollout batches.
         out: run directory; without it the next free one below runs/.
@@ -64,12 +76,20 @@ def run_demo(scenario: str, seed: int, steps: int, out: Path | None, port: int |
 
 def _train(run_dir: Path, scenario: str, seed: int, steps: int) -> None:
     policy = _base_policy()
-    settings = SCENARIOS[scenario]
+    settings, llds = SCENES[scenario]
     config = {"scenario": scenario, "seed": seed, "updates_per_batch": settings.updates_per_batch}
     with (
-        Monitor(run_dir, trainer="search_world", config=config, planned_steps=steps) as monitor,
+        Monitor(run_dir, trainer="search_world", config=config, planned_steps=steps, llds=llds) as monitor,
         tqdm(total=steps, unit="step", desc="healthy", disable=None) as bar,
     ):
+        coefficient = 0.0
+
+        def say_coefficient(next_step: int) -> None:
+            nonlocal coefficient
+            before, coefficient = coefficient, monitor.llds_coefficient
+            if coefficient != before:
+                bar.write(f"LLDS coefficient {before:.3g} -> {coefficient:.3g} from step {next_step} on")
+                sys.stdout.flush()
 
         def show(result: StepResult) -> None:
             stage = monitor.diagnosis.stage.label
@@ -78,8 +98,11 @@ def _train(run_dir: Path, scenario: str, seed: int, steps: int) -> None:
             bar.update()
             if bar.disable and (result.step % 10 == 0 or result.step == steps):  # a pipe or a log file
                 print(f"step {result.step} of {steps}  reward {result.reward:.2f}  {stage}", flush=True)
+            say_coefficient(result.step + 1)
 
-        train(policy, settings, seed, steps, monitor, show, probes="full")
+        say_coefficient(1)
+        asked = None if llds.mode == "off" else lambda: monitor.llds_coefficient
+        train(policy, settings, seed, steps, monitor, show, probes="full", llds_coefficient=asked)
 
 
 def _base_policy() -> Policy:

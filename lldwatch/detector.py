@@ -20,8 +20,8 @@ from lldwatch.forecast import Forecast, forecast
 from lldwatch.schema import Observation
 from lldwatch.signs import Signs
 
-_DIRECT = (Family.NUMERICAL, Family.MISMATCH, Family.SHARPENING)
-"""Kinds that are measured directly, or that the cure of displacement would make worse."""
+_DIRECT = (Family.NUMERICAL, Family.MISMATCH, Family.SHARPENING, Family.OPTIMISER_BLOW_UP)
+"""Kinds that are measured directly or came first, or that the cure of displacement would make worse."""
 
 _OF_DISPLACEMENT = (Family.LLD_SPIRAL, Family.OFF_POLICY_OVERUSE)
 

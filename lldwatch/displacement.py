@@ -138,11 +138,8 @@ class Displacement(StepCheck):
     def result(self) -> tuple[Check, Evidence | None]:
         """The pace in words."""
         if not self._changes:
-            return Check(
-                self.name,
-                "skipped",
-                f"needs {self.of.change}: nothing was re-scored (lldwatch.probes.LikelihoodProbe)",
-            ), None
+            words = f"needs {self.of.change}: no {self.of.whom} were re-scored (lldwatch.probes.LikelihoodProbe)"
+            return Check(self.name, "skipped", words), None
         mean, limit = self._recent.mean, -self._pace * self.of.allowed
         words = (
             f"{self.of.whom} {mean:+.3g} nats/token a step (counts below {limit:+.3g}), "

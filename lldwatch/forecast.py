@@ -41,24 +41,17 @@ class Features(NamedTuple):
     """What the forecast looks at; all are 0 when nothing is seen or measured."""
 
     displacement: float
-    """The headline's sum, in limits, at most 2; 0 while the policy grows certain."""
-    bystanders: float
-    """The same for responses without advantage."""
+    """The headline's sum, in limits, at most 2; 0 while the policy grows certain. The other displacement check adds
+    nothing to it in the fit."""
     second: float
-    """The worst of the other signals, in limits, at most 4; 0 while the reward gains."""
-    others: float
-    """How many of them speak, at most 3."""
+    """The worst of the other signals, in limits, at most 2, so that one alone never warns; 0 while the reward gains."""
     fall: float
     """How far the reward is below its peak, in limits, at most 4."""
-    lost: float
-    """Share of the reward that is gone, at most 1."""
-    together: float
-    """Displacement or another signal, and the reward: the smaller of the two, at most 2."""
     broken: float
     """The arithmetic broke."""
 
 
-WEIGHTS = (-3.05, 1.06, 0.0, 0.67, 0.0, 0.38, 0.0, 0.56, 1.58)
+WEIGHTS = (-2.81, 0.63, 1.01, 0.41, 1.76)
 """Of 1 and of the features."""
 
 
@@ -68,23 +61,13 @@ def features(signs: Signs) -> Features:
     Args:
         signs: of the run.
     """
-    benign = signs.growing_certain
-    displacement, bystanders = (0.0 if benign else check.excess for check in signs.displacements)
-    if signs.quiet and not signs.finite.speaks:
-        fall = signs.reward.fall
-        return Features(displacement, bystanders, 0.0, 0.0, fall, 0.0, min(max(displacement, bystanders), fall), 0.0)
+    displacement = 0.0 if signs.growing_certain else signs.displacements[0].excess
     # a change of length alone is what learning does as well
-    bad = [] if signs.reward.gaining else [level for level in signs.bad if level.of.bad]
-    second = min(max((level.excess for level in bad), default=0.0), 4.0)
-    fall = min(signs.reward.fall, 4.0)
+    bad = [] if signs.reward.gaining or signs.quiet else [level for level in signs.bad if level.of.bad]
     return Features(
         displacement=displacement,
-        bystanders=bystanders,
-        second=second,
-        others=min(len(bad), 3),
-        fall=fall,
-        lost=min(signs.reward.fallen, 1.0) if fall >= 1.0 else 0.0,
-        together=min(max(displacement, bystanders, second), fall, 2.0),
+        second=min(max((level.excess for level in bad), default=0.0), 2.0),
+        fall=min(signs.reward.fall, 4.0),
         broken=float(signs.finite.speaks),
     )
 

@@ -229,9 +229,13 @@ class Level(StepCheck):
         return value, normal, max(limit, self.of.floor) if rises else limit
 
 
+def _exp(scaled: float) -> float:
+    return math.exp(scaled) if scaled < 700.0 else math.inf  # a warm-up of all magnitudes has a limit beyond numbers
+
+
 _UNDO: dict[Callable[[float], float], Callable[[float], float]] = {
-    _log: math.exp,
-    _cost: lambda cost: -math.exp(-cost),
+    _log: _exp,
+    _cost: lambda cost: -_exp(-cost),
     _same: _same,
 }
 

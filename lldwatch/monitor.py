@@ -142,6 +142,8 @@ class Monitor:
         self._step, self._pending = Gathered(), list[tuple[int, Responses]]()
         if not self._course.resuming:
             self._event("start", f"{trainer} in process {os.getpid()}")
+        if self.fewer_updates:  # a process that was resumed began with all of them
+            self._ask_for_fewer_updates(True)
 
     @property
     def diagnosis(self) -> Diagnosis:
@@ -291,13 +293,21 @@ class Monitor:
     @_never_hurt
     def _look_at_llds(self, before: Decision) -> None:
         """Whether it could act in this step; and, if more or fewer updates are now asked for, ask for them."""
+        if self.fewer_updates != before.fewer_updates:
+            self._ask_for_fewer_updates(self.fewer_updates)
         moved, self._moved = [bool(tokens) for tokens in self._moved], []
-        self._inert = 0 if any(moved) else self._inert + bool(moved and before.coefficient)
+        switched_on = self._correct.mode == "off" or before.coefficient  # "off": the loop has a coefficient of its own
+        self._inert = 0 if any(moved) else self._inert + bool(moved and switched_on)
         if self._inert == _INERT_STEPS:
             self._say_once("llds", _INERT, self._course.open_step - 1)
-        asked = self._course.decision.fewer_updates
-        if self._reduce_updates is not None and asked != before.fewer_updates:
-            self._reduce_updates(asked)
+
+    def _ask_for_fewer_updates(self, asked: bool) -> None:
+        try:
+            if self._reduce_updates is not None:
+                self._reduce_updates(asked)
+        except Exception as error:  # the loop's own, which a remedy must not end
+            words = f"reduce_updates failed: {type(error).__name__}: {error}\n{traceback.format_exc()}"
+            self._say_once("error", words, self._course.open_step)
 
     def _take(self, responses: Responses, update: int) -> None:
         """Rows that are there: looked at, and given an identity and the update that saw them, if they have none."""

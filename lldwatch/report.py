@@ -18,7 +18,7 @@ _DYING = {
     Family.NUMERICAL: "values are NaN or infinite",
     Family.GRADIENT_STARVATION: "nearly all groups are all right or all wrong, so that nothing is learnt",
     Family.OPTIMISER_BLOW_UP: "the gradient norm has exploded",
-    None: "the reward falls, and other signals with it",
+    None: "several signals at once have left what was normal",
 }
 """What is going on, to be read after "since step N"."""
 
@@ -32,7 +32,10 @@ def verdict(diagnosis: Diagnosis) -> str:
     since = min(diagnosis.onsets.values(), default=diagnosis.step)
     family = diagnosis.family
     if diagnosis.stage is Stage.STAGNATION:
-        return f"Since about step {since}, {_STAGNATING.get(family, _STAGNATING[None])}. Nothing else yet."
+        if family is None and any(check.name == "reward" and check.status == "critical" for check in diagnosis.checks):
+            alone = "but nothing else has moved: look at the reward function first"
+            return f"The reward is lost since about step {since}, {alone}."
+        return f"Since about step {since}, {_STAGNATING[family]}. Nothing else yet."
     if diagnosis.stage is Stage.DECAY:
         return f"Since about step {since}, {_DYING[family]}: expect a collapse{_when(diagnosis)}, and act now."
     lost = diagnosis.onsets.get(Stage.COLLAPSE, diagnosis.step)
@@ -43,9 +46,8 @@ def verdict(diagnosis: Diagnosis) -> str:
     return f"The run has collapsed ({family.label}): the reward is lost since about step {lost}."
 
 
-_STAGNATING: dict[Family | None, str] = {
+_STAGNATING = _DYING | {
     Family.LLD_SPIRAL: "correct answers of earlier batches become less likely",
-    Family.GRADIENT_STARVATION: _DYING[Family.GRADIENT_STARVATION],
     None: "the reward is below its peak by more than noise",
 }
 
@@ -60,8 +62,6 @@ def _when(diagnosis: Diagnosis) -> str:
 
 def _healthy(diagnosis: Diagnosis) -> str:
     skipped = sum(check.status == "skipped" for check in diagnosis.checks)
-    if any(check.name == "reward" and check.status == "critical" for check in diagnosis.checks):
-        return "The reward is lost, but nothing else has moved: look at the reward function first."
     if skipped == len(diagnosis.checks):
         return "Too early to say: no check has the data it needs yet."
     if diagnosis.first_warning is not None:

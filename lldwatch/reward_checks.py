@@ -43,7 +43,6 @@ class Reward(StepCheck):
         self.peak = -math.inf
         self.fall = 0.0
         """How far below its peak, in limits: the smaller of the statistical and the practical one."""
-        self._peak_step = 0
         self._origin = self._start = 0.0
         self._seen = False
         self._last_five: deque[float] = deque(maxlen=settings.window)
@@ -103,11 +102,6 @@ class Reward(StepCheck):
         return self._falling.since is not None
 
     @property
-    def fallen(self) -> float:
-        """Share of what there is to lose that is gone; 0 before enough is seen."""
-        return max(self.peak - self.mean, 0.0) / self._stake if len(self._rewards) == self._rewards.maxlen else 0.0
-
-    @property
     def _stake(self) -> float:
         """What there is to lose; > 0."""
         return max(self.peak - self._origin, abs(self.peak), 1e-12) if self.peak <= 0 else self.peak - self._origin
@@ -135,8 +129,7 @@ class Reward(StepCheck):
         self.mean = sum(self._rewards) / self.settings.reward_window
         if self.peak == -math.inf:
             self._origin, self._start = min(0.0, self.mean), self.mean
-        if self.mean > self.peak:
-            self.peak, self._peak_step = self.mean, observation.step
+        self.peak = max(self.peak, self.mean)
         if self._normal.ready:
             drop, noise = self.peak - self.mean, self._normal.limits.drawdown * self._normal.spread
             self.fall = min(drop / noise, drop / (self.FALL * self._stake))

@@ -119,7 +119,8 @@ def spread_of(values: Floats) -> npt.NDArray[np.float64]:
 def around_trend(values: Floats) -> Floats:
     """What is left of a series, (n,), around its straight line of least squares."""
     time = np.arange(len(values)) - (len(values) - 1) / 2
-    return np.asarray(values - values.mean() - time * float(time @ values) / float(time @ time))
+    rest = values - values.mean() - time * float(time @ values) / float(time @ time)
+    return np.where(np.abs(rest) > 1e-12 * np.abs(values).max(), rest, 0.0)  # rounding errors are no series
 
 
 def autocorrelation(values: Floats, trend: bool = False) -> float:

@@ -72,6 +72,11 @@ class Terms:
         correction: which terms.
         seed: of the draws from the replayed responses.
         coefficient: asked at the beginning of each step for that of LLDS; None: the correction's own.
+
+    Attributes:
+        coefficient: of LLDS in this step.
+        scalars: what the last update did, as fields of `Observation`.
+        extra_passes: responses of this step scored for these terms alone, with or without gradient.
     """
 
     def __init__(
@@ -85,6 +90,7 @@ class Terms:
         self._base_log_probs = torch.empty(0)
         self.coefficient = 0.0
         self.scalars: dict[str, Tensor | float] = {}
+        self.extra_passes = 0
 
     def price(self, mini_batch: int, updates: int) -> str | None:
         """What the references cost, in words; None if they cost nothing.
@@ -99,8 +105,9 @@ class Terms:
 
     def begin_step(self, batch: Rollout) -> None:
         """Before the first update on a rollout batch."""
-        self.coefficient = self._asked()
+        self.coefficient, self.extra_passes = self._asked(), 0
         if self._base is not None:
+            self.extra_passes += len(batch.tokens)
             with torch.no_grad():
                 self._base_log_probs = self._base.log_probs(batch.tokens)[0]
 
@@ -156,6 +163,7 @@ class Terms:
         return held
 
     def _score(self, batch: Mapping[str, Tensor]) -> Tensor:
+        self.extra_passes += len(batch["tokens"])
         return self._policy.log_probs(batch["tokens"])[0]
 
     def _drawn(self, mini_batch: int) -> int:

@@ -48,6 +48,7 @@ class Scenario:
         max_grad_norm: the gradient is scaled down to it.
         weight_decay: of AdamW.
         correction: terms beside GRPO's loss; none by default.
+        fewer_epochs: passes while the monitor asks for fewer updates; None: it asks in vain.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Scenario:
     max_grad_norm: float = 1.0
     weight_decay: float = 0.01
     correction: Correction = field(default_factory=Correction)
+    fewer_epochs: int | None = None
 
     @property
     def updates_per_batch(self) -> int:
@@ -90,6 +92,8 @@ class StepResult:
         entropy: mean entropy of the policy's choices, nats per token, mean over the step's updates.
         grad_norm: mean gradient norm before clipping, over the step's updates.
         learning_rate: the step's learning rate.
+        updates: optimizer updates of the step.
+        extra_passes: responses scored for the correction alone, with or without gradient: what it costs.
     """
 
     step: int
@@ -102,11 +106,13 @@ class StepResult:
     entropy: float
     grad_norm: float
     learning_rate: float
+    updates: int
+    extra_passes: int = field(compare=False)
 
 
-def mini_batches(size: int, scenario: Scenario, shuffle: torch.Generator) -> Iterator[Tensor]:
+def mini_batches(size: int, scenario: Scenario, shuffle: torch.Generator, *, fewer: bool = False) -> Iterator[Tensor]:
     """Row numbers (int64) of each mini-batch of a step; every epoch goes through all rows in a new order."""
-    for _ in range(scenario.epochs):
+    for _ in range(scenario.fewer_epochs if fewer and scenario.fewer_epochs else scenario.epochs):
         yield from torch.randperm(size, generator=shuffle).chunk(scenario.mini_batches)
 
 
@@ -158,12 +164,13 @@ def train(
             if watch is not None:
                 watch.before_updates(batch, advantages)
             terms.begin_step(batch)
+            fewer = monitor is not None and monitor.fewer_updates
             updates = [
                 _update(policy, optimizer, scenario, batch, advantages, rows, terms, watch)
-                for rows in mini_batches(len(batch.rewards), scenario, shuffle)
+                for rows in mini_batches(len(batch.rewards), scenario, shuffle, fewer=fewer)
             ]
             terms.end_step(batch)
-            results.append(_result(step, batch, updates, learning_rate))
+            results.append(_result(step, batch, updates, learning_rate, terms.extra_passes))
             if watch is not None:
                 watch.after_updates(results[-1])
             if on_step is not None:
@@ -245,7 +252,7 @@ class _Watch:
         self.monitor.step(
             result.step,
             learning_rate=result.learning_rate,
-            updates_per_batch=self._scenario.updates_per_batch,
+            updates_per_batch=result.updates,
             format_valid_share=result.valid,
             truncated_share=result.truncated,
         )
@@ -256,7 +263,9 @@ def answer_mask(batch: Rollout) -> Tensor:
     return batch.response_mask & ((batch.tokens == task.ANSWER).cumsum(1) > 0)
 
 
-def _result(step: int, batch: Rollout, updates: list[tuple[Tensor, Tensor]], learning_rate: float) -> StepResult:
+def _result(
+    step: int, batch: Rollout, updates: list[tuple[Tensor, Tensor]], learning_rate: float, extra_passes: int
+) -> StepResult:
     correct = batch.response_mask & (batch.rewards > 0.5)[:, None]
     return StepResult(
         step=step,
@@ -269,4 +278,6 @@ def _result(step: int, batch: Rollout, updates: list[tuple[Tensor, Tensor]], lea
         entropy=float(torch.stack([entropy for entropy, _ in updates]).mean()),
         grad_norm=float(torch.stack([grad_norm for _, grad_norm in updates]).mean()),
         learning_rate=learning_rate,
+        updates=len(updates),
+        extra_passes=extra_passes,
     )
