@@ -15,6 +15,7 @@ the healthy run with replay.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shutil
 import sys
@@ -27,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+import lldwatch
 from lldwatch import Monitor, Run
 from lldwatch.intervention import Correct
 from lldwatch.search_world.correction import Correction
@@ -85,6 +87,7 @@ GROUPS: dict[str, dict[str, Arm]] = {
         "batch-1": Arm("batch LLDS 1 from the start", _on(1.0)),
         "batch-4": Arm("batch LLDS 4 from the start", _on(4.0)),
         "replay-1": Arm("replay LLDS 1 from the start", _on(1.0), _REPLAY),
+        "both-1": Arm("batch and replay LLDS 1 from the start", _on(1.0), _BOTH),
         "auto-batch-4": Arm("**auto**, batch LLDS 4", _auto(4.0)),
         "auto-replay-1": Arm("**auto**, replay LLDS 1", _auto(1.0), _REPLAY),
         "auto-replay-1-fifth": Arm("**auto**, replay LLDS 1, a fifth as many responses", _auto(1.0), _FIFTH),
@@ -133,6 +136,7 @@ class Done:
         coefficients: of LLDS, step by step.
         engaged: first step in which a remedy that waits for the prediction was applied; None: none was.
         first_warning: of the detector.
+        code: names the sources of lldwatch that it was trained with.
         cpu_seconds: of the training's thread, probes and all.
         outcome: judged from the rewards.
     """
@@ -141,6 +145,7 @@ class Done:
     coefficients: list[float]
     engaged: int | None
     first_warning: int | None
+    code: str
     cpu_seconds: float
     outcome: Outcome
 
@@ -163,6 +168,16 @@ def key_of(arm: str, base_seed: int, seed: int, steps: int) -> dict[str, Any]:
     return key
 
 
+def code() -> str:
+    """Names the sources that this process trains with: an `auto` arm depends on the detector."""
+    root = Path(lldwatch.__file__).parent
+    text = b"".join(file.read_bytes() for file in sorted(root.rglob("*.py")))
+    return hashlib.sha256(text).hexdigest()[:12]
+
+
+CODE = code()
+
+
 def train_one(arm: str, base_seed: int, seed: int, steps: int, out: Path) -> None:
     """Trains and records one run."""
     settings, record = ARMS[arm], record_of(arm, base_seed, seed, out)
@@ -175,7 +190,7 @@ def train_one(arm: str, base_seed: int, seed: int, steps: int, out: Path) -> Non
         asked = None if settings.llds.mode == "off" else lambda: monitor.llds_coefficient
         results = train(policy, settings.scenario, seed, steps, monitor, probes="full", llds_coefficient=asked)
     seconds = time.thread_time() - began
-    found = {"key": key, "cpu_seconds": seconds, "first_warning": monitor.diagnosis.first_warning}
+    found = {"key": key, "code": CODE, "cpu_seconds": seconds, "first_warning": monitor.diagnosis.first_warning}
     found["coefficients"] = [step.llds_coefficient or 0.0 for step in Run(run_dir).observations()]
     found["steps"] = [asdict(result) for result in results]
     partial = record.with_name(f"{record.name}.tmp")
@@ -204,6 +219,7 @@ def read(arm: str, base_seed: int, seed: int, steps: int, out: Path) -> Done | N
         coefficients=found["coefficients"],
         engaged=applied[0] if applied and ARMS[arm].llds.mode == "auto" else None,
         first_warning=found["first_warning"],
+        code=found.get("code", "unknown"),
         cpu_seconds=found["cpu_seconds"],
         outcome=judge([result.reward for result in results]),
     )
@@ -310,17 +326,18 @@ def picture(done: dict[str, list[Done]], file: Path) -> None:
     from playwright.sync_api import sync_playwright
 
     figure = go.Figure()
-    for name, (words, colour) in PICTURE.items():
+    for name, (title, colour) in PICTURE.items():
         rewards = np.array([[step.reward for step in run.steps] for run in done[name]])
         means = np.apply_along_axis(np.convolve, 1, rewards, np.full(WINDOW, 1 / WINDOW), mode="valid")
         steps = np.arange(WINDOW, rewards.shape[1] + 1)
         low, high = np.transpose([interval(column.tolist()) for column in means.T])
         band = {"x": [*steps, *steps[::-1]], "y": [*high, *low[::-1]], "fill": "toself", "fillcolor": colour}
         figure.add_scatter(**band, opacity=0.15, line_width=0, hoverinfo="skip", showlegend=False, mode="lines")
-        figure.add_scatter(x=steps, y=means.mean(0), name=words, line={"color": colour, "width": 3}, mode="lines")
+        figure.add_scatter(x=steps, y=means.mean(0), name=title, line={"color": colour, "width": 3}, mode="lines")
         engaged = [run.engaged for run in done[name] if run.engaged is not None]
         if engaged:
-            figure.add_vline(median(engaged), line={"color": colour, "dash": "dot"}, annotation_text="LLDS switched on")
+            words = {"annotation_text": "LLDS switched on (median)", "annotation_position": "bottom right"}
+            figure.add_vline(median(engaged), line={"color": colour, "dash": "dot"}, **words)
     figure.update_layout(
         template="plotly_white",
         width=960,
@@ -360,6 +377,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             if run is not None:
                 done.setdefault(arm, []).append(run)
     print(tables(done, out))
+    sources = sorted({run.code for runs in done.values() for run in runs})
+    if len(sources) > 1:
+        print(f"\nThe runs are of different sources of lldwatch: {', '.join(sources)}", file=sys.stderr)
     if arguments.picture:
         picture(done, arguments.picture)
 

@@ -32,14 +32,15 @@ from lldwatch.search_world.pretrain import base_policy
 
 _START_SECONDS = 30.0
 
-_HELD = replace(SCENARIOS["collapse"], correction=Correction(reference="replay"))
+_HELD = replace(SCENARIOS["collapse"], correction=Correction(reference="old and replay"))
 SCENES = {
     "healthy": (SCENARIOS["healthy"], Correct()),
     "collapse": (SCENARIOS["collapse"], Correct()),
     "llds": (_HELD, Correct(mode="on")),
-    "auto": (_HELD, Correct(mode="auto")),
+    "auto": (_HELD, Correct(mode="auto", strength=4.0)),
 }
-"""What can be shown: how it is trained, and how LLDS is used. The last two are `collapse` with a remedy."""
+"""What can be shown: how it is trained, and how LLDS is used. The last two are `collapse` with a remedy, at strengths
+that benchmarks/llds.py has measured: where it comes late it takes more."""
 
 
 def run_demo(scenario: str, seed: int, steps: int, out: Path | None, port: int | None) -> None:

@@ -218,7 +218,12 @@ class Monitor:
         """Take in what LLDS did in an update, as `lldwatch.llds.llds_loss` returned it; before `update`.
 
         If it could not act in several steps on end, because the old log-probs are the current ones, that is said once.
+
+        Raises:
+            InputError: in the first step, it is something else.
         """
+        if not (hasattr(term, "loss") and hasattr(term, "moved_tokens")):
+            return self._complain(f"term is a {type(term).__name__}: expected what llds_loss returns")
         self._step.update_scalars.setdefault("llds_loss", []).append(term.loss.detach())
         self._moved.append(term.moved_tokens)
 

@@ -33,11 +33,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from made_up import spiral
+from told import Told
 from torch import Tensor
 
 from lldwatch import Monitor, Observation, Probes, Responses
 from lldwatch.detector import CollapseDetector
 from lldwatch.hooks import per_response
+from lldwatch.intervention import Correct
 from lldwatch.probes import LikelihoodProbe
 from lldwatch.ranks import Ranks
 from lldwatch.recorder import Recorder
@@ -432,6 +434,37 @@ def uneven_numbers(rank: int, size: int, run: Path) -> list[dict[str, Any]]:
     return said
 
 
+# LLDS
+
+
+@job
+def corrected(rank: int, size: int, run: Path) -> dict[str, Any]:
+    """What each rank is told to do in each step. Rank 1 alone sees the illness, in steps 3 to 5, and again in 8.
+
+    After step 6 the training is resumed, after step 9 it goes back to step 5, which is well this time.
+    """
+    told, asked = list[tuple[int, float, bool]](), list[bool]()
+    llds = Correct(mode="auto", strength=3.0, ramp=3, release=2)
+
+    def watching(steps: Sequence[int], ill: Sequence[int], resume: bool) -> None:
+        with Monitor(
+            run,
+            resume=resume,
+            detector=Told(),
+            llds=llds,
+            reduce_updates=asked.append,
+            ranks=Ranks(timeout_s=SECONDS),
+        ) as monitor:
+            for step in steps:
+                told.append((step, monitor.llds_coefficient, monitor.fewer_updates))
+                monitor.step(step, loss=float(step in ill and rank == 1) * size)
+
+    watching(range(1, 7), [3, 4, 5], resume=False)
+    dist.barrier()
+    watching([7, 8, 9, 5, 6], [8], resume=True)
+    return {"told": told, "asked": asked}
+
+
 # what goes wrong
 
 
@@ -456,14 +489,14 @@ def decided(rank: int, size: int, run: Path) -> dict[str, Any]:
 @job
 def broken_detector(rank: int, size: int, run: Path) -> dict[str, Any]:
     """A bug of ours on rank 0, in step 3 alone."""
-    whole = CollapseDetector.update
+    whole = CollapseDetector.fold
 
     def broken(self: CollapseDetector, observation: Observation) -> Any:
         if observation.step == 3:
             raise RuntimeError("a bug of ours")
         return whole(self, observation)
 
-    CollapseDetector.update = broken  # type: ignore[method-assign]
+    CollapseDetector.fold = broken  # type: ignore[method-assign]
     with Monitor(run, ranks=Ranks(timeout_s=SECONDS)) as monitor:
         said = [tagged_step(monitor, rank, 1) for _ in range(5)]
     return {"said": said, "dropped": monitor.dropped_steps}

@@ -7,7 +7,7 @@ import random
 
 
 def healthy(step: int, noise: random.Random) -> dict[str, float]:
-    """A run that learns: the reward rises, everything else stays."""
+    """A run that learns, with all that can be checked: the reward rises, everything else stays."""
     return {
         "reward": 0.3 + 0.4 * (1 - math.exp(-step / 30)) + noise.gauss(0, 0.02),
         "entropy": 0.4 + noise.gauss(0, 0.02),
@@ -17,6 +17,14 @@ def healthy(step: int, noise: random.Random) -> dict[str, float]:
         "noise_floor": 0.0001,
         "grad_norm": 0.5 * math.exp(noise.gauss(0, 0.2)),
         "loss": noise.gauss(0, 0.01),
+        "post_update_zero_advantage": noise.gauss(0, 0.002),
+        "response_length": 200.0 + noise.gauss(0, 5),
+        "kl": 0.01 * math.exp(noise.gauss(0, 0.2)),
+        "rollout_kl": 7e-4 * math.exp(noise.gauss(0, 0.15)),
+        "clip_fraction": 0.01 * math.exp(noise.gauss(0, 0.3)),
+        "format_valid_share": 0.95 + noise.gauss(0, 0.01),
+        "truncated_share": 0.02 + noise.gauss(0, 0.005),
+        "zero_advantage_share": 0.3 + noise.gauss(0, 0.03),
     }
 
 

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import fields
+from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, settings
 from strategies import histories
 
 from lldwatch import CollapseDetector, Observation, diagnose
-from lldwatch.checks import Settings
+from lldwatch.checks import Finite, Reused, Settings, Starved, StepCheck
 from lldwatch.diagnosis import Check
 from lldwatch.errors import InputError
 
@@ -49,6 +50,7 @@ def test_a_measured_signal_is_not_skipped_after_its_warm_up() -> None:
 
 
 @given(histories(max_size=40))
+@settings(max_examples=40)
 def test_a_finding_has_its_evidence_and_nothing_else_has(history: list[Observation]) -> None:
     for diagnosis in diagnose(history):
         loud = [check for check in diagnosis.checks if check.status in ("warning", "critical")]
@@ -83,16 +85,6 @@ def test_one_value_that_is_not_finite_is_no_finding_and_lasting_ones_are(column:
     assert "since step 6" in check.reason
 
 
-@given(st.sampled_from(["entropy", "grad_norm"]), st.floats(0.1, 100.0))
-def test_a_level_speaks_when_it_left_the_warm_up_and_not_while_it_stays(name: str, normal: float) -> None:
-    warm_up = [Observation(step=step, **{name: normal * (1 + 0.01 * (step % 3))}) for step in range(1, 31)]
-    assert checks(*warm_up)[name].status == "ok"
-    surge = [Observation(step=step, **{name: normal * 4}) for step in range(31, 46)]
-    assert checks(*warm_up, *surge)[name].status == "warning"
-    fall = [Observation(step=step, **{name: normal / 4}) for step in range(31, 46)]
-    assert checks(*warm_up, *fall)[name].status == "ok"
-
-
 def test_steps_that_say_nothing_neither_confirm_nor_release_a_finding() -> None:
     steps = [Observation(step=step, entropy=1.0 if step < 31 else 9.0) for step in range(1, 46)]
     silent = [Observation(step=step) for step in range(46, 200)]
@@ -105,3 +97,78 @@ def test_a_fresh_detector_keeps_the_settings_and_forgets_the_run() -> None:
     fresh = detector.fresh()
     assert fresh.settings == detector.settings
     assert fresh.diagnosis.step is None
+
+
+def told(check: StepCheck, rows: Iterable[dict[str, Any]], first: int = 1) -> StepCheck:
+    for step, row in enumerate(rows, first):
+        check.update(Observation(step=step, **row))
+    return check
+
+
+def test_nothing_to_learn_from_is_said_after_twice_the_reward_window() -> None:
+    silent = {"zero_advantage_share": 1.0}
+    check = told(Starved(Settings()), [silent] * 21)
+    assert not check.speaks
+    told(check, [silent] * 3, first=22)
+    assert check.since == 20
+    result, evidence = check.result()
+    assert evidence is not None
+    assert (result.status, evidence.signal, evidence.value, evidence.limit) == (
+        "warning",
+        "zero_advantage_share",
+        1.0,
+        Starved.LIMIT,
+    )
+    assert "100% of the responses teach nothing" in result.reason
+    told(check, [{"zero_advantage_share": 0.2}] * 20, first=30)
+    assert not check.speaks
+    assert "was beyond it at steps 20 to " in check.result()[0].reason
+
+
+@pytest.mark.parametrize(("share", "speaks"), [(0.8, False), (0.96, False), (0.98, True)])
+def test_many_responses_without_advantage_are_no_starvation_yet(share: float, speaks: bool) -> None:
+    assert told(Starved(Settings()), [{"zero_advantage_share": share}] * 60).speaks == speaks
+
+
+def test_zero_gradients_on_four_steps_of_five_are_no_starvation() -> None:
+    rows = [{"grad_norm": 0.0 if step % 5 else 1.0} for step in range(300)]
+    assert not told(Starved(Settings()), rows).speaks
+
+
+def test_the_gradient_tells_of_starvation_where_advantages_are_not_logged() -> None:
+    assert told(Starved(Settings()), [{"grad_norm": 0.0}] * 30).speaks
+    assert not told(Starved(Settings()), [{"grad_norm": 0.0, "zero_advantage_share": 0.3}] * 30).speaks
+    assert Starved(Settings()).result()[0].reason == "needs zero_advantage_share or grad_norm"
+
+
+def test_a_batch_that_is_used_too_often_is_told_from_the_start() -> None:
+    check = told(Reused(Settings()), [{"clip_fraction": 0.25, "updates_per_batch": 16}] * 3)
+    assert check.since == 1
+    result, evidence = check.result()
+    assert evidence is not None
+    assert (evidence.value, evidence.limit) == (0.25, Reused.LIMIT)
+    assert "25.0% of the tokens" in result.reason
+    assert "16 updates on each batch" in result.reason
+
+
+def test_single_steps_of_much_clipping_are_no_overuse() -> None:
+    rows = [{"clip_fraction": 0.9 if step % 5 < 2 else 0.01} for step in range(100)]
+    assert not told(Reused(Settings()), rows).speaks
+    assert "updates on each batch" not in told(Reused(Settings()), rows).result()[0].reason
+    assert told(Reused(Settings()), [{}, {"clip_fraction": math.nan}]).result()[0].reason == "needs clip_fraction"
+
+
+def test_arithmetic_that_has_healed_is_told_of() -> None:
+    rows = [{"loss": 0.1}] * 5 + [{"loss": math.nan}] * 4 + [{"loss": 0.1}] * 12
+    check = told(Finite(Settings()), rows)
+    assert not check.speaks
+    assert check.result()[0].reason.endswith(", was beyond it at steps 6 to 9")
+
+
+def test_broken_values_are_named_by_their_column() -> None:
+    for column in ("loss", "reward", "entropy", "min_log_prob", "cross_update_change"):
+        rows = [{"loss": 0.1, "grad_norm": 1.0}] * 5 + [{"loss": 0.1, "grad_norm": 1.0, column: math.inf}] * 3
+        result, evidence = told(Finite(Settings()), rows).result()
+        assert evidence is not None
+        assert (evidence.signal, evidence.value) == (column, math.inf)
+        assert result.reason == f"{column} is inf since step 6"

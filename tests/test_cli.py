@@ -8,15 +8,20 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from made_up import healthy, spiral
+from told import Told
 
-from lldwatch import SIGNALS, Monitor, Run
+from lldwatch import SIGNALS, Monitor, Run, course, demo
+from lldwatch.diagnosis import Verdict
+from lldwatch.intervention import Correct
 from lldwatch.recorder import Recorder
 from lldwatch.schema import SCHEMA_VERSION, Observation, RunInfo
+from lldwatch.search_world.policy import Policy
 from lldwatch.segments import Segment
 
 TRAINING = Path(__file__).with_name("child_training.py")
@@ -65,9 +70,16 @@ def test_diagnose_as_json_keeps_its_contract(runs: Path) -> None:
     assert found["steps"] == found["step"] == 120
     assert (found["stage"], found["family"]) == ("collapse", "lld_spiral")
     assert list(found["onsets"]) == ["stagnation", "decay", "collapse"]
-    assert all(isinstance(step, int) for step in found["onsets"].values())
+    assert list(found["known"]) == list(found["onsets"])
+    for onset, known in zip(found["onsets"].values(), found["known"].values(), strict=True):
+        assert onset is known is None or onset <= known
+    assert found["onsets"]["decay"] < found["onsets"]["collapse"]
     assert found["first_warning"] < found["known"]["collapse"]
-    assert found["collapse_probability"] is None
+    assert found["confidence"] == "high"
+    assert 0.5 < found["collapse_probability"] <= 1.0
+    assert found["horizon"] == 30
+    assert found["steps_to_collapse"] == sorted(found["steps_to_collapse"])
+    assert found["episodes"] == []
     assert found["evidence"]
     for evidence in found["evidence"]:
         assert set(evidence) == {"signal", "value", "baseline", "limit", "since", "reference"}
@@ -153,6 +165,7 @@ def mistakes(tmp_path: Path) -> Path:
         (["demo", "--steps", "0"], "'0' is not a whole number above 0"),
         (["demo", "--steps", "x"], "'x' is not a whole number above 0"),
         (["demo", "--port", "abc"], "'abc' is not a port"),
+        (["demo", "--scenario", "rescue"], "'rescue' (choose from"),
         (["demo", "--no-dashboard", "--out", "file/run"], "file"),
         (["demo", "--no-dashboard", "--out", "empty"], "empty is there already: give --out a new folder"),
         (["heal", "no_steps"], "heal"),
@@ -169,6 +182,69 @@ def test_a_users_mistake_is_one_line_on_standard_error(mistakes: Path, arguments
     (line,) = done.stderr.splitlines()
     assert line.startswith("lldwatch: ")
     assert words in line
+
+
+# the demo, with a policy that knows nothing
+
+
+class IllFromStep2(Told):
+    """Sees a death spiral from step 2 on."""
+
+    def fresh(self) -> IllFromStep2:
+        return IllFromStep2(self.settings)
+
+    def fold(self, observation: Observation) -> Verdict:
+        return super().fold(replace(observation, loss=float(observation.step >= 2)))
+
+
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "_base_policy", lambda: Policy(72, 66, seed=0))
+    for name, (scenario, llds) in demo.SCENES.items():
+        small = replace(scenario, epochs=1, mini_batches=1, prompts=1, responses=2)
+        monkeypatch.setitem(demo.SCENES, name, (small, llds))
+
+
+def coefficients_of(said: str) -> list[str]:
+    return [line for line in said.splitlines() if "coefficient" in line and line.startswith("LLDS")]
+
+
+def test_every_scenario_of_the_demo_is_a_choice_and_the_help_names_it() -> None:
+    said = " ".join(lldwatch("demo", "--help").stdout.split())
+    assert f"{{{','.join(demo.SCENES)}}}" in said
+
+
+@pytest.mark.parametrize("scenario", ["healthy", "collapse"])
+def test_the_demo_of_a_plain_training_corrects_nothing(
+    untrained: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], scenario: str
+) -> None:
+    demo.run_demo(scenario, 0, 2, tmp_path / "run", None)
+    assert coefficients_of(capsys.readouterr().out) == []
+    assert [step.llds_coefficient for step in Run(tmp_path / "run").observations()] == [None, None]
+
+
+def test_the_demo_with_llds_says_that_it_is_on_from_the_start(
+    untrained: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    demo.run_demo("llds", 0, 2, tmp_path / "run", None)
+    strength = demo.SCENES["llds"][1].strength
+    assert coefficients_of(capsys.readouterr().out) == [f"LLDS coefficient 0 -> {strength:g} from step 1 on"]
+    assert [step.llds_coefficient for step in Run(tmp_path / "run").observations()] == [strength] * 2
+
+
+def test_the_demo_with_auto_says_each_change_of_the_coefficient_in_a_line(
+    untrained: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario, llds = demo.SCENES["auto"]
+    assert llds.mode == "auto"
+    monkeypatch.setitem(demo.SCENES, "auto", (scenario, Correct(mode="auto", strength=1.0, ramp=2)))
+    monkeypatch.setattr(course, "CollapseDetector", IllFromStep2)
+    demo.run_demo("auto", 0, 4, tmp_path / "run", None)
+    assert coefficients_of(capsys.readouterr().out) == [
+        "LLDS coefficient 0 -> 0.5 from step 3 on",
+        "LLDS coefficient 0.5 -> 1 from step 4 on",
+    ]
+    assert [step.llds_coefficient for step in Run(tmp_path / "run").observations()] == [0, 0, 0.5, 1]
 
 
 def test_signals_explains_every_signal() -> None:
@@ -207,6 +283,8 @@ def test_watch_of_a_finished_run_shows_its_steps_and_ends(runs: Path) -> None:
     assert [int(line.split()[1]) for line in shown] == list(range(1, 121))
     assert shown[0].split()[-1] == "healthy"
     assert shown[-1].split()[-1] == "collapse"
+    risks = [int(line.split()[-2].removesuffix("%")) for line in shown]
+    assert risks[20] < 10 < 90 < risks[-1]
     assert lines[-1].startswith("the run ended at ")
 
 

@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 import math
 
-from lldwatch.diagnosis import Check, Diagnosis, Evidence, Family, Stage
+import pytest
+
+from lldwatch.diagnosis import Check, Diagnosis, Episode, Evidence, Family, Stage, Verdict
 
 
 def test_stages_are_ordered_as_the_spiral_goes() -> None:
@@ -18,6 +20,11 @@ def test_a_diagnosis_is_json_and_what_is_not_finite_is_still_seen() -> None:
         onsets={Stage.COLLAPSE: 5},
         known={Stage.COLLAPSE: 7},
         first_warning=7,
+        confidence="high",
+        collapse_probability=0.75,
+        horizon=20,
+        steps_to_collapse=(1, 7, 30),
+        episodes=(Episode(Stage.DECAY, Family.LLD_SPIRAL, 1, 2, 4), Episode(Stage.DECAY, None, 1, 2, 4)),
         evidence=(Evidence("loss", math.nan, None, -math.inf, 5, "IEEE 754"),),
         checks=(Check("numerical", "critical", "loss is nan"),),
         advice=("go back",),
@@ -29,7 +36,14 @@ def test_a_diagnosis_is_json_and_what_is_not_finite_is_still_seen() -> None:
         "onsets": {"stagnation": None, "decay": None, "collapse": 5},
         "known": {"stagnation": None, "decay": None, "collapse": 7},
         "first_warning": 7,
-        "collapse_probability": None,
+        "confidence": "high",
+        "collapse_probability": 0.75,
+        "horizon": 20,
+        "steps_to_collapse": [1, 7, 30],
+        "episodes": [
+            {"stage": "decay", "family": "lld_spiral", "onset": 1, "known": 2, "until": 4},
+            {"stage": "decay", "family": None, "onset": 1, "known": 2, "until": 4},
+        ],
         "evidence": [
             {"signal": "loss", "value": "nan", "baseline": None, "limit": "-inf", "since": 5, "reference": "IEEE 754"}
         ],
@@ -43,4 +57,17 @@ def test_before_the_first_step_nothing_is_known() -> None:
     assert empty["step"] is None
     assert empty["stage"] == "healthy"
     assert empty["family"] is empty["first_warning"] is None
-    assert empty["evidence"] == empty["checks"] == empty["advice"] == []
+    assert empty["collapse_probability"] is empty["horizon"] is empty["steps_to_collapse"] is None
+    assert empty["confidence"] == "low"
+    assert empty["evidence"] == empty["checks"] == empty["advice"] == empty["episodes"] == []
+
+
+@pytest.mark.parametrize("family", Family)
+def test_each_family_has_a_name_for_people(family: Family) -> None:
+    assert family.label
+    assert "_" not in family.label
+    assert len({each.label for each in Family}) == len(Family)
+
+
+def test_a_verdict_keeps_what_is_drawn_of_each_step() -> None:
+    assert Verdict._fields == ("step", "stage", "family", "collapse_probability")

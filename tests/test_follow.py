@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import math
+import random
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import observations
+from watched import watched
 
 import lldwatch.course
 from lldwatch import CollapseDetector, Diagnosis, Monitor, Run, diagnose
 from lldwatch.checks import Settings
+from lldwatch.diagnosis import Verdict
 from lldwatch.follow import Follower
 from lldwatch.recorder import Recorder
 from lldwatch.schema import Observation, RunInfo
@@ -21,8 +24,9 @@ QUICK = Settings(warmup=2, window=1, reward_window=2, confirm=1, release=2)
 """Limits that even a few made-up steps pass, so that there is something to compare."""
 
 
-def dicts(diagnoses: list[Diagnosis]) -> list[dict[str, Any]]:
-    return [diagnosis.as_dict() for diagnosis in diagnoses]
+def verdict_of(diagnosis: Diagnosis) -> Verdict:
+    assert diagnosis.step is not None
+    return Verdict(diagnosis.step, diagnosis.stage, diagnosis.family, diagnosis.collapse_probability)
 
 
 def numbers() -> st.SearchStrategy[float]:
@@ -61,10 +65,36 @@ def test_live_after_the_fact_and_followed_say_the_same(
     follower.update()
     recorded = Run(path).observations()
     assert [observation.step for observation in recorded] == list(live)
-    assert dicts(list(live.values())) == dicts(follower.diagnoses)
-    assert dicts(diagnose(recorded, detector.fresh())) == dicts(follower.diagnoses)
+    assert [verdict_of(diagnosis) for diagnosis in live.values()] == follower.verdicts
+    again = diagnose(recorded, detector.fresh())
+    assert [diagnosis.as_dict() for diagnosis in again] == [diagnosis.as_dict() for diagnosis in live.values()]
     assert repr(follower.observations) == repr(recorded)
     assert follower.diagnosis.as_dict() == monitor.diagnosis.as_dict()
+
+
+@pytest.mark.parametrize("scenario", ["lld_spiral", "dip_and_recover", "numerical", "restart"])
+def test_a_whole_run_is_followed_in_any_parts_and_after_a_resume_as_it_was_seen_at_once(
+    run_dir: Path, scenario: str
+) -> None:
+    seen, rng = watched(scenario, 1), random.Random(scenario)
+    rows = {row.step: row for row in seen.run.observations}
+    Recorder(run_dir, RunInfo()).close()  # killed before its first step
+    follower, attempts, step, last = Follower(Run(run_dir)), 1, 1, max(rows)
+    while step <= last:
+        recorder = Recorder(run_dir, RunInfo(), steps_per_part=rng.randint(1, 30), resume=True)
+        attempts, until = attempts + 1, min(step + rng.randint(20, 90), last)
+        for number in range(step, until + 1):
+            recorder.record(rows[number])
+            if rng.random() < 0.1:
+                recorder.flush()
+                follower.update()
+        recorder.close()
+        step = last + 1 if until == last else max(until - rng.randint(-1, 30), 1)  # an earlier checkpoint
+    follower.update()
+    assert attempts > 3
+    assert repr(follower.observations) == repr(seen.run.observations)  # NaN differs from itself, its name does not
+    assert follower.verdicts == seen.verdicts
+    assert follower.diagnosis.as_dict() == seen.diagnosis.as_dict()
 
 
 def write(path: Path, steps: range, *, resume: bool = False) -> None:
@@ -82,11 +112,11 @@ def test_update_says_from_where_on_something_is_new(run_dir: Path) -> None:
     assert follower.update() == 5
     write(run_dir, range(6, 9), resume=True)
     assert follower.update() == 5
-    assert len(follower.observations) == len(follower.diagnoses) == 8
+    assert len(follower.observations) == len(follower.verdicts) == 8
     write(run_dir, range(3, 5), resume=True)
     assert follower.update() == 2
     assert [observation.step for observation in follower.observations] == [1, 2, 3, 4]
-    assert [diagnosis.step for diagnosis in follower.diagnoses] == [1, 2, 3, 4]
+    assert [verdict.step for verdict in follower.verdicts] == [1, 2, 3, 4]
     assert follower.update() == 4
 
 
@@ -96,5 +126,7 @@ def test_a_detector_that_was_used_elsewhere_lends_only_its_settings(run_dir: Pat
     used.update(Observation(step=77, loss=math.nan))
     follower = Follower(Run(run_dir), used)
     follower.update()
-    assert dicts(follower.diagnoses) == dicts(diagnose(follower.observations, CollapseDetector(QUICK)))
+    alone = diagnose(follower.observations, CollapseDetector(QUICK))
+    assert follower.verdicts == [verdict_of(diagnosis) for diagnosis in alone]
+    assert follower.diagnosis.as_dict() == alone[-1].as_dict()
     assert used.diagnosis.step == 77

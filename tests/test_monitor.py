@@ -4,18 +4,21 @@ import logging
 import math
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from made_up import spiral
+from told import Told
 
 from lldwatch import InputError, Monitor, Observation, Probes, Responses, Run, RunExistsError, ScoreError, Stage
 from lldwatch.detector import CollapseDetector
 from lldwatch.hooks import per_response
+from lldwatch.intervention import Correct, Intervention
+from lldwatch.llds import LldsTerm, llds_loss
 from lldwatch.schema import SCHEMA_VERSION, Actions, Gradients, Tokens
 
 
@@ -485,17 +488,23 @@ def test_log_probs_that_break_later_are_recorded_and_said_once(
     assert "log_probs is not finite" in event["detail"]
 
 
+@pytest.mark.parametrize(("of", "method"), [(CollapseDetector, "fold"), (Intervention, "update")])
 def test_an_error_of_ours_does_not_end_the_training(
-    monitor: Monitor, run_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monitor: Monitor,
+    run_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    of: type,
+    method: str,
 ) -> None:
     for _ in range(3):
         monitor.step(loss=1.0)
 
-    def broken(self: CollapseDetector, observation: Observation) -> None:
+    def broken(self: Any, of_step: Any) -> None:
         raise RuntimeError("a bug of ours")
 
     with monkeypatch.context() as patch:
-        patch.setattr(CollapseDetector, "update", broken)
+        patch.setattr(of, method, broken)
         for _ in range(4):
             assert monitor.step(loss=2.0).step == 3  # the last diagnosis there is
     assert monitor.step(loss=3.0).step == 8
@@ -693,3 +702,261 @@ def test_a_resumed_training_may_repeat_the_last_recorded_step(run_dir: Path, fir
         monitor.step(first, loss=2.0)
     steps = [(step.step, step.loss) for step in Run(run_dir).observations()]
     assert steps == [(step, 1.0) for step in range(1, first)] + [(first, 2.0)]
+
+
+# LLDS: off, on, and by the prediction
+
+AUTO = Correct(mode="auto", strength=3.0, ramp=3, release=2)
+WELL, ILL = {"loss": 0.0}, {"loss": 1.0}
+"""What `Told` is told."""
+
+
+def corrected(run_dir: Path, **more: Any) -> Monitor:
+    return Monitor(run_dir, **{"llds": AUTO, "detector": Told(), **more})
+
+
+def told(monitor: Monitor, *steps: dict[str, float]) -> list[float]:
+    """The coefficient that each step was trained with."""
+    applied = []
+    for step in steps:
+        applied.append(monitor.llds_coefficient)
+        monitor.step(**step)
+    return applied
+
+
+def coefficients_of(run_dir: Path) -> list[float | None]:
+    return [step.llds_coefficient for step in Run(run_dir).observations()]
+
+
+def changes_of(run_dir: Path) -> list[tuple[int, str]]:
+    return [(row["step"], row["detail"].rpartition("coefficient ")[2]) for row in events(run_dir, "llds")]
+
+
+def test_without_llds_nothing_is_asked_recorded_or_said_of_it(run_dir: Path) -> None:
+    with corrected(run_dir, llds="off") as monitor:
+        assert told(monitor, ILL, ILL) == [0, 0]
+        assert not monitor.fewer_updates
+    assert coefficients_of(run_dir) == [None, None]
+    assert events(run_dir, "llds") == []
+
+
+def test_with_on_the_coefficient_is_there_in_the_first_step_and_is_an_event(run_dir: Path) -> None:
+    with corrected(run_dir, llds="on") as monitor:
+        assert told(monitor, WELL, ILL) == [1, 1]
+    assert coefficients_of(run_dir) == [1, 1]
+    (event,) = events(run_dir, "llds")
+    assert (event["step"], event["detail"]) == (1, "on from the first step: coefficient 1")
+
+
+def test_what_is_applied_stands_in_the_step_s_column_and_each_change_is_an_event(run_dir: Path) -> None:
+    steps = [WELL, ILL, ILL, ILL, WELL, WELL, WELL, WELL, WELL]
+    with corrected(run_dir) as monitor:
+        applied = told(monitor, *steps)
+    assert applied == [0, 0, 1, 2, 3, 3, 2, 1, 0]
+    assert coefficients_of(run_dir) == applied
+    assert changes_of(run_dir) == [
+        (2, "0 -> 1"),
+        (3, "1 -> 2"),
+        (4, "2 -> 3"),
+        (6, "3 -> 2"),
+        (7, "2 -> 1"),
+        (8, "1 -> 0"),
+    ]
+
+
+def test_auto_is_switched_on_by_the_detector_itself(run_dir: Path) -> None:
+    with Monitor(run_dir, llds="auto") as monitor:
+        applied = told(monitor, *steps_of_a_spiral())
+    assert applied[:40] == [0] * 40
+    assert applied[-1] == 1
+    assert events(run_dir, "llds")[0]["step"] == monitor.diagnosis.first_warning
+
+
+def test_a_coefficient_that_the_loop_tells_itself_wins(run_dir: Path) -> None:
+    with corrected(run_dir, llds="on") as monitor:
+        monitor.update(llds_coefficient=0.25)
+        monitor.step()
+        monitor.step(llds_coefficient=0.5)
+        monitor.step()
+    assert coefficients_of(run_dir) == [0.25, 0.5, 1.0]
+
+
+def test_a_dry_run_applies_nothing_and_says_what_it_would_have_done(run_dir: Path) -> None:
+    calls: list[bool] = []
+    dry = Correct(mode="auto", strength=3.0, ramp=1, dry_run=True)
+    with corrected(run_dir, llds=dry, reduce_updates=calls.append) as monitor:
+        assert told(monitor, WELL, ILL, ILL, ILL) == [0] * 4
+    assert coefficients_of(run_dir) == [0] * 4
+    (event,) = events(run_dir, "llds")
+    assert event["step"] == 2
+    assert event["detail"].startswith("would have: engaged (1 of at most 3) up to 3")
+    assert calls == []
+
+
+@pytest.mark.parametrize("interrupted_after", range(1, 9))
+def test_a_resumed_training_goes_on_with_the_decision(tmp_path: Path, interrupted_after: int) -> None:
+    steps = [WELL, ILL, ILL, ILL, WELL, WELL, WELL, WELL, WELL]
+    with corrected(tmp_path / "whole") as whole:
+        expected = told(whole, *steps)
+    with corrected(tmp_path / "run") as first:
+        applied = told(first, *steps[:interrupted_after])
+    with corrected(tmp_path / "run", resume=True) as second:
+        applied += told(second, *steps[interrupted_after:])
+    assert applied == expected
+    assert changes_of(tmp_path / "run") == changes_of(tmp_path / "whole")
+
+
+def test_a_training_that_goes_back_goes_back_with_its_decision_too_and_that_is_an_event(run_dir: Path) -> None:
+    with corrected(run_dir) as monitor:
+        told(monitor, WELL, WELL, WELL, ILL, ILL, ILL)
+        assert monitor.llds_coefficient == 3
+        monitor.step(3, **WELL)  # it was trained with what held before anybody could know that it is the third one
+        assert monitor.llds_coefficient == 0
+        assert told(monitor, WELL, ILL, WELL) == [0, 0, 1]
+    assert coefficients_of(run_dir) == [0, 0, 3, 0, 0, 1]
+    after = changes_of(run_dir)[-3:]
+    assert after == [(3, "3 -> 0: as of the step before"), (5, "0 -> 1"), (6, "1 -> 2")]
+
+
+def test_going_back_to_where_the_decision_was_the_same_is_no_change(run_dir: Path) -> None:
+    with corrected(run_dir) as monitor:
+        told(monitor, WELL, WELL, WELL)
+        monitor.step(2, **WELL)
+    assert events(run_dir, "llds") == []
+
+
+def test_fewer_updates_are_asked_for_while_it_is_engaged(run_dir: Path) -> None:
+    calls: list[tuple[int | None, bool]] = []
+    with corrected(run_dir, reduce_updates=lambda fewer: calls.append((monitor.diagnosis.step, fewer))) as monitor:
+        for step in (WELL, ILL, ILL, WELL, WELL, WELL, ILL, ILL):
+            monitor.step(**step)
+            assert monitor.fewer_updates == bool(calls and calls[-1][1])
+    assert calls == [(2, True), (5, False), (7, True)]
+
+
+def test_a_resumed_process_is_asked_anew(run_dir: Path) -> None:
+    calls: list[bool] = []
+    with corrected(run_dir, reduce_updates=calls.append) as monitor:
+        told(monitor, WELL, ILL)
+    with corrected(run_dir, resume=True, reduce_updates=calls.append) as monitor:
+        assert calls == [True, True]
+        told(monitor, ILL, WELL, WELL, WELL)
+    assert calls == [True, True, False]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no such dial"), InputError("no such dial")])
+def test_a_loop_s_own_error_in_reduce_updates_is_said_once_and_ends_nothing(
+    run_dir: Path, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    def reduce(fewer: bool) -> None:
+        raise error
+
+    with corrected(run_dir, reduce_updates=reduce) as monitor:
+        assert told(monitor, ILL, ILL, WELL, WELL, WELL) == [0, 1, 2, 3, 2]  # the first step of all, too
+        assert monitor.diagnosis.step == 5
+    with corrected(run_dir, resume=True, reduce_updates=reduce) as monitor:
+        told(monitor, ILL)
+    assert len(warnings(caplog)) == 2  # once in each process
+    for event in events(run_dir, "error"):
+        assert event["detail"].startswith(f"reduce_updates failed: {type(error).__name__}: no such dial")
+
+
+@pytest.mark.parametrize(
+    ("llds", "words"),
+    [
+        (lambda: "nonsense", "llds='nonsense': expected one of off, on, auto"),
+        (lambda: None, "llds=None: expected one of off, on, auto"),
+        (lambda: 0.2, "llds=0.2: expected one of off, on, auto"),
+        (lambda: Correct(mode="auto", strength=-1.0), "strength=-1.0: expected a coefficient of at least 0"),
+    ],
+)
+def test_bad_settings_of_llds_are_refused_before_anything_is_made(
+    run_dir: Path, llds: Callable[[], Any], words: str
+) -> None:
+    with pytest.raises(InputError) as refused:
+        Monitor(run_dir, llds=llds())
+    assert str(refused.value) == words
+    assert not run_dir.exists()
+
+
+class Term(NamedTuple):
+    """As of `llds_loss`, as far as a monitor looks."""
+
+    loss: torch.Tensor
+    moved_tokens: torch.Tensor
+
+
+def terms(moved: int) -> Term:
+    return Term(torch.tensor(0.5, requires_grad=True), torch.tensor(moved))
+
+
+def of_steps(monitor: Monitor, *steps: list[int]) -> None:
+    for moved in steps:
+        for tokens in moved:
+            monitor.llds(terms(tokens))
+            monitor.update()
+        monitor.step()
+
+
+@pytest.mark.parametrize("llds", ["on", "off"])  # "off": the loop adds the term with a coefficient of its own
+def test_a_term_that_cannot_act_three_steps_on_end_is_said_once(
+    run_dir: Path, caplog: pytest.LogCaptureFixture, llds: Any
+) -> None:
+    with Monitor(run_dir, llds=llds) as monitor:
+        of_steps(monitor, [0, 0], [0, 0])
+        assert warnings(caplog) == []
+        of_steps(monitor, [0], [0], [0], [0], [3], [0], [0], [0])
+    (line,) = warnings(caplog)
+    assert "LLDS has no effect in this configuration: the old log-probs are the current ones" in line
+    assert "more than one update" in line
+    assert "Replay or LaggedPolicy" in line
+    assert [event["step"] for event in events(run_dir, "llds") if "no effect" in event["detail"]] == [3]
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [[0, 2], [0, 2], [0, 1], [0, 7]],  # the first update on a batch never moves anything
+        [[0], [0], [1], [0], [0]],
+        [[], [], [], []],
+    ],
+)
+def test_a_term_that_acts_now_and_then_is_none_that_cannot(
+    run_dir: Path, caplog: pytest.LogCaptureFixture, steps: list[list[int]]
+) -> None:
+    with Monitor(run_dir, llds="on") as monitor:
+        of_steps(monitor, *steps)
+    assert warnings(caplog) == []
+
+
+def test_a_term_that_is_switched_off_is_not_blamed(run_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with corrected(run_dir) as monitor:
+        of_steps(monitor, [0], [0], [0], [0])
+    assert warnings(caplog) == []
+
+
+def test_what_the_term_was_is_recorded_as_a_mean_over_the_updates(run_dir: Path) -> None:
+    log_probs = torch.tensor([[-2.0, -1.0]], requires_grad=True)
+    term: LldsTerm = llds_loss(log_probs, torch.tensor([[-1.0, -1.0]]), torch.ones(1), torch.ones(1, 2))
+    with Monitor(run_dir, llds="on") as monitor:
+        for _ in range(2):
+            monitor.llds(term)
+            monitor.update(loss=term.loss)
+        monitor.step()
+    (step,) = Run(run_dir).observations()
+    assert (step.llds_loss, step.llds_coefficient, step.loss, step.updates) == (0.5, 1.0, 0.5, 2)
+
+
+def test_a_term_that_is_none_raises_in_the_first_step_and_is_said_once_later(
+    run_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Monitor(run_dir, llds="on") as monitor:
+        with pytest.raises(InputError, match="term is a Tensor: expected what llds_loss returns"):
+            monitor.llds(torch.tensor(0.25))  # type: ignore[arg-type]
+        monitor.step()
+        for _ in range(2):
+            monitor.llds(0.25)  # type: ignore[arg-type]
+            assert monitor.step(loss=1.0).step
+    assert len(Run(run_dir).observations()) == 3
+    (line,) = warnings(caplog)
+    assert "term is a float" in line

@@ -257,6 +257,36 @@ def test_all_ranks_get_the_same_diagnosis_when_the_training_goes_on_or_back(worl
             assert of_rank == said[0]
 
 
+# one decision for all
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_all_ranks_are_told_the_same_coefficient_when_the_training_goes_on_or_back(worlds: Worlds, size: int) -> None:
+    world = worlds("corrected", size)
+    first, *others = world.returned
+    assert first["told"] == [
+        *[(1, 0.0, False), (2, 0.0, False), (3, 0.0, False), (4, 1.0, True), (5, 2.0, True), (6, 3.0, True)],
+        *[(7, 3.0, True), (8, 2.0, False), (9, 3.0, True)],  # resumed: as if there had been no pause
+        *[(5, 3.0, True), (6, 3.0, True)],  # what step 5 goes back to was known to nobody before it ended
+    ]
+    assert first["asked"] == [True, True, False, True, False]  # the second one: the process is new
+    assert all(answers == first for answers in others)
+
+
+def test_rank_0_alone_records_the_changes_of_the_coefficient(worlds: Worlds) -> None:
+    world = worlds("corrected", 2)
+    assert world.returned
+    assert world.events(1, "llds") == []
+    changes = [(event["step"], event["detail"].rpartition("coefficient ")[2]) for event in world.events(0, "llds")]
+    assert changes == [
+        *[(3, "0 -> 1"), (4, "1 -> 2"), (5, "2 -> 3")],
+        *[(7, "3 -> 2"), (8, "2 -> 3")],
+        *[(5, "3 -> 2: as of the step before"), (5, "2 -> 3"), (6, "3 -> 2")],
+    ]
+    told = {step.step: step.llds_coefficient for step in world.run.observations()}
+    assert told == {1: 0, 2: 0, 3: 0, 4: 1, 5: 3, 6: 3}
+
+
 # identities
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import observations
+from strategies import histories, observations
 
 from lldwatch.columns import stack_columns
 from lldwatch.errors import InputError
@@ -27,6 +28,7 @@ from lldwatch.schema import (
     RunInfo,
     arrow_schema,
     columns_of,
+    observations_of,
 )
 
 FIELDS = [field for field in dataclasses.fields(Observation) if field.name not in ("step", "time")]
@@ -47,6 +49,39 @@ def test_float_fields_hold_what_a_float32_can_hold(number: float) -> None:
 def test_a_cast_observation_is_not_cast_any_further(observation: Observation) -> None:
     again = Observation(**observation.as_dict())
     assert repr(again) == repr(observation)
+
+
+@given(histories())
+def test_what_was_written_is_read_as_the_constructor_would_make_it(history: list[Observation]) -> None:
+    """None, NaN and infinities too, bit for bit, whether a column is full, empty or in between."""
+    schema = arrow_schema("steps")
+    table = pa.Table.from_pylist([observation.as_dict() for observation in history], schema=schema)
+    read = list(observations_of(table))
+    made = [Observation(**row) for row in table.to_pylist()]
+    assert bits(read) == bits(made) == bits(history)
+    assert [type(value) for one in read for value in one.as_dict().values()] == [
+        type(value) for one in made for value in one.as_dict().values()
+    ]
+    assert bits(observations_of(pa.concat_tables([table, table]))) == bits(history) * 2
+    assert list(observations_of(schema.empty_table())) == []
+
+
+def bits(observations: Iterable[Observation]) -> list[list[bytes | None]]:
+    """Values as they lie in memory, so that NaN equals itself and 0.0 is not -0.0."""
+    return [
+        [None if value is None else np.array(value).tobytes() for value in one.as_dict().values()]
+        for one in observations
+    ]
+
+
+def test_an_observation_that_was_read_is_frozen_and_equals_one_that_was_made() -> None:
+    made = Observation(step=4, loss=0.5, updates=3)
+    (read,) = observations_of(pa.Table.from_pylist([made.as_dict()], schema=arrow_schema("steps")))
+    assert read == made
+    assert hash(read) == hash(made)
+    assert dataclasses.replace(read, loss=0.25).loss == 0.25
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        read.loss = 1.0  # type: ignore[misc]
 
 
 def test_missing_stays_none_and_nan_stays_nan() -> None:

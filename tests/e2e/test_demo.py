@@ -42,6 +42,22 @@ def test_the_demo_ends_with_the_right_verdict(
     assert Run(run).responses().num_rows == 80 * 60 * (4 if scenario == "collapse" else 1)
 
 
+def test_the_demo_with_auto_switches_llds_on_when_a_collapse_is_predicted(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    demo = lldwatch(tmp_path, environment, "demo", "--no-dashboard", "--scenario", "auto", "--steps", "32")
+    assert demo.returncode == 0, demo.stderr
+    run = Run(tmp_path / "runs" / "demo-auto")
+    applied = [step.llds_coefficient for step in run.observations()]
+    (first, *_) = changed = [step for step in range(2, 33) if applied[step - 1] != applied[step - 2]]
+    assert applied[: first - 1] == [0] * (first - 1)
+    assert applied[-1] == 4
+    said = [line for line in demo.stdout.splitlines() if line.startswith("LLDS coefficient ")]
+    assert [int(line.split()[-2]) for line in said] == changed
+    diagnosis = json.loads(lldwatch(tmp_path, environment, "diagnose", str(run.path), "--json").stdout)
+    assert diagnosis["first_warning"] == first - 1
+
+
 @pytest.mark.parametrize(("how", "status"), [(signal.SIGINT, 0), (signal.SIGKILL, -signal.SIGKILL)])
 def test_the_live_dashboard_is_served_while_it_trains_and_ends_with_it(
     tmp_path: Path, environment: dict[str, str], how: signal.Signals, status: int

@@ -46,6 +46,23 @@ def test_a_coefficient_of_0_is_bit_for_bit_the_plain_training(policy: Policy, re
     assert same(plain[1], asked[1])
 
 
+def test_what_a_correction_costs_is_counted(policy: Policy) -> None:
+    passes = {}
+    for arm, correction in {**ARMS, "none": Correction()}.items():
+        results, _ = run(policy, correction)
+        passes[arm] = [result.extra_passes for result in results]
+    kept = [round(20 * result.reward) for result in run(policy, ARMS["replay"])[0]]
+    assert passes["none"] == passes["old"] == [0] * 4
+    assert passes["kl"] == [20] * 4  # under the base policy, once a step
+    assert passes["lagged"] == [4 * 10] * 4  # each mini-batch under the lagged policy
+    for arm in ("replay", "old and replay", "likelihood"):
+        first, *rest = passes[arm]
+        assert first <= 20  # there was nothing to replay yet
+        assert all(passed <= 20 + 4 * 10 for passed in rest)
+    for step, passed in enumerate(passes["replay"]):
+        assert passed == kept[step] + 4 * min(sum(kept[max(0, step - 3) : step]), 10)
+
+
 @pytest.mark.parametrize("arm", ARMS)
 def test_every_correction_changes_the_training_and_is_reproducible(policy: Policy, arm: str) -> None:
     first, second = run(policy, ARMS[arm]), run(policy, ARMS[arm])

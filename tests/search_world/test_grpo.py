@@ -2,11 +2,15 @@ import copy
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from told import Told
 
-from lldwatch import Monitor, Run
+from lldwatch import Monitor, Observation, Run
+from lldwatch.diagnosis import Verdict
+from lldwatch.intervention import Correct
 from lldwatch.probe_plan import Plan
 from lldwatch.search_world import grpo
 from lldwatch.search_world.grpo import SCENARIOS, StepResult, mini_batches, train
@@ -103,6 +107,46 @@ def test_watched_run_is_the_same_run(policy: Policy, tmp_path: Path) -> None:
         watched = run(policy, monitor=monitor)
     assert plain[0] == watched[0]
     assert same(plain[1], watched[1])
+
+
+class IllInStep2(Told):
+    """Sees a death spiral in step 2 alone."""
+
+    def fresh(self) -> "IllInStep2":
+        return IllInStep2(self.settings)
+
+    def fold(self, observation: Observation) -> Verdict:
+        return super().fold(replace(observation, loss=float(observation.step == 2)))
+
+
+AUTO = Correct(mode="auto", ramp=1, release=2)
+
+
+@pytest.mark.parametrize("llds", ["off", "auto", replace(AUTO, dry_run=True)])
+def test_a_run_that_lldwatch_does_not_correct_is_the_same_run(policy: Policy, tmp_path: Path, llds: Any) -> None:
+    plain = run(policy)
+    with Monitor(tmp_path / "run", llds=llds, detector=IllInStep2() if llds != "auto" else None) as monitor:
+        own = copy.deepcopy(policy)
+        asked = lambda: monitor.llds_coefficient  # noqa: E731
+        watched = train(own, replace(SMALL, fewer_epochs=1), 0, steps=3, monitor=monitor, llds_coefficient=asked)
+    assert plain[0] == watched
+    assert same(plain[1], own)
+
+
+def test_fewer_updates_are_made_while_the_monitor_asks_for_them(policy: Policy, tmp_path: Path) -> None:
+    with Monitor(tmp_path / "run", llds=replace(AUTO, strength=0.0), detector=IllInStep2()) as monitor:
+        settings = replace(SMALL, fewer_epochs=1)
+        results = train(copy.deepcopy(policy), settings, 0, steps=6, monitor=monitor)
+    assert [result.updates for result in results] == [4, 4, 2, 2, 4, 4]
+    observed = Run(tmp_path / "run").observations()
+    assert [(step.updates, step.updates_per_batch) for step in observed] == [(n, n) for n in (4, 4, 2, 2, 4, 4)]
+
+
+def test_a_loop_without_fewer_epochs_is_asked_in_vain(policy: Policy, tmp_path: Path) -> None:
+    with Monitor(tmp_path / "run", llds=AUTO, detector=IllInStep2()) as monitor:
+        results = train(copy.deepcopy(policy), SMALL, 0, steps=3, monitor=monitor)
+        assert monitor.fewer_updates
+    assert [result.updates for result in results] == [4] * 3
 
 
 def test_what_lldwatch_recorded(policy: Policy, tmp_path: Path) -> None:
