@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import fmean, median
 
 from lldwatch import Diagnosis, Monitor
+from lldwatch.probe_plan import PRESETS
 from lldwatch.search_world.grpo import SCENARIOS, StepResult, train
 from lldwatch.search_world.outcome import WINDOW, Outcome, judge
 from lldwatch.search_world.pretrain import PretrainSettings, base_policy
@@ -110,7 +111,7 @@ COLUMNS = [
 """What the table shows."""
 
 
-def train_one(scenario: str, base_seed: int, seed: int, steps: int, out: Path, probes: str = "standard") -> Trained:
+def train_one(scenario: str, base_seed: int, seed: int, steps: int, out: Path, probes: str = "full") -> Trained:
     """Trains and records one run, watched by a preset of probes."""
     policy = base_policy(PretrainSettings(seed=base_seed))
     run_dir = out / f"{scenario}-base{base_seed}-seed{seed}"
@@ -141,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     runs = []
     for scenario in arguments.scenarios:
         for base_seed, seed in zip(bases, arguments.seeds, strict=True):
-            runs.append(train_one(scenario, base_seed, seed, arguments.steps, out))
+            runs.append(train_one(scenario, base_seed, seed, arguments.steps, out, arguments.probes))
             print(" ".join(column.cell(runs[-1]) for column in COLUMNS), file=sys.stderr, flush=True)
     print(table(runs))
     print(f"\nRecorded in {out}", file=sys.stderr)
@@ -153,20 +154,21 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenarios", nargs="+", default=list(SCENARIOS), choices=SCENARIOS)
     parser.add_argument(
-        "--seeds", nargs="+", type=int, default=list(range(10)), help="one run of each scenario per seed"
+        "--seeds", nargs="+", type=int, default=list(range(10, 20)), help="one run of each scenario per seed"
     )
     parser.add_argument(
         "--base-seeds",
         nargs="+",
         type=int,
-        help="base policies: one for all, or one a seed (default: 0 for seeds 0 to 4, then 1, 2, ...)",
+        help="base policies: one for all, or one a seed (default: 6 for seeds 10 and 11, 7 for 12 and 13, ...)",
     )
     parser.add_argument("--steps", type=int, default=80, help="rollout batches of a run")
+    parser.add_argument("--probes", default="full", choices=PRESETS, help="what is re-scored how often (default full)")
     parser.add_argument("--out", type=Path, help="where the runs are recorded (default: a new temporary directory)")
     parser.add_argument("--json", type=Path, help="also write outcomes and per-step series to this file")
     arguments = parser.parse_args(argv)
     if arguments.base_seeds is None:
-        arguments.base_seeds = [max(0, seed - 4) for seed in arguments.seeds]
+        arguments.base_seeds = [1 + seed // 2 for seed in arguments.seeds]
     if len(arguments.base_seeds) not in (1, len(arguments.seeds)):
         parser.error(
             f"got {len(arguments.base_seeds)} base seeds for {len(arguments.seeds)} seeds: give one, or one a seed"

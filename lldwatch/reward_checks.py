@@ -70,10 +70,10 @@ class Reward(StepCheck):
     def emptied(self) -> bool:
         """Nine tenths of the best few rewards are gone, and each of the last ones is below each of those.
 
-        Only for rewards that are never negative: for others it is not known what nothing is.
+        Only for rewards that are never clearly negative: for others it is not known what nothing is.
         """
-        gone = self._lowest >= 0 and self.mean < (1 - self.NEARLY_ALL) * self._best
-        return gone and max(self._rewards) < self._best_least
+        little = (1 - self.NEARLY_ALL) * self._best
+        return self._lowest > -little and self.mean < little and max(self._rewards) < self._best_least
 
     @property
     def stuck(self) -> bool:

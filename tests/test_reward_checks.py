@@ -164,6 +164,9 @@ def test_a_reward_of_which_nothing_is_left_is_seen_whatever_its_warm_up_was() ->
     assert after([*learning(60), *near(0.02, 10, 0.005)]).emptied
     assert not after([*learning(60), *near(0.02, 9, 0.005)]).emptied, "the last reward of those that were well is there"
     assert not after([*learning(60), *near(0.15, 20)]).emptied
+    around_zero = [0.02 * (-1) ** step for step in range(10)]
+    assert after([*learning(60), *around_zero]).emptied, "noise may take a mean reward below 0"
+    assert not after([*learning(60), *near(-0.3, 20)]).emptied, "then nothing is not 0"
     assert not after([*near(0.02, 60, 0.001)]).emptied
 
 
