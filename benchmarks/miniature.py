@@ -154,7 +154,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenarios", nargs="+", default=list(SCENARIOS), choices=SCENARIOS)
     parser.add_argument(
-        "--seeds", nargs="+", type=int, default=list(range(10, 20)), help="one run of each scenario per seed"
+        "--seeds", nargs="+", type=int, default=list(range(10, 18)), help="one run of each scenario per seed"
     )
     parser.add_argument(
         "--base-seeds",

@@ -230,12 +230,14 @@ class Level(StepCheck):
 
 
 def _exp(scaled: float) -> float:
+    if scaled < math.log(LEAST) + 1e-9:
+        return 0.0
     return math.exp(scaled) if scaled < 700.0 else math.inf  # a warm-up of all magnitudes has a limit beyond numbers
 
 
 _UNDO: dict[Callable[[float], float], Callable[[float], float]] = {
     _log: _exp,
-    _cost: lambda cost: -_exp(-cost),
+    _cost: lambda cost: 0.0 - _exp(-cost),
     _same: _same,
 }
 
@@ -249,11 +251,6 @@ class GradNorm(Level):
     def __init__(self, of: LevelOf, settings: Settings) -> None:
         super().__init__(of, settings)
         self._why_zero = ""
-
-    @property
-    def has_moved_plainly(self) -> bool:
-        """Twice as far from its warm-up as what matters, whatever the noise of that."""
-        return self.last >= self.of.floor and abs(self.change) >= 2 * self.of.least
 
     def update(self, observation: Observation, *, learn: bool = True) -> None:
         """Take one step in; a step without the signal says nothing."""

@@ -278,6 +278,14 @@ def test_whatever_was_recorded_it_can_be_told(name: str, values: list[float], qu
         assert level.excess >= 0.0
 
 
+@pytest.mark.parametrize("name", [of.name for of in LEVELS if of.signal not in ("grad_norm", "format_valid_share")])
+def test_what_is_always_zero_is_told_as_zero(name: str) -> None:
+    """No KL without a reference policy, nothing clipped on-policy, no choice left."""
+    check, evidence = feed(level_of(name), [0.0] * 30).result()
+    assert (check.status, evidence) == ("ok", None)
+    assert f"{SIGNALS[level_of(name).of.signal].title} 0, in the warm-up 0 (limit " in check.reason
+
+
 def test_a_warm_up_of_all_magnitudes_has_a_limit_that_no_number_passes() -> None:
     level = feed(level_of("entropy", warmup=2, window=1, confirm=1), [0.0, 0.0, 0.0, 0.1])
     assert "(limit inf)" in level.result()[0].reason

@@ -63,7 +63,7 @@ def test_steps_arrive_while_the_zoom_stays(
     _screenshots(page, "live")
     _hover(page)
     box = page.locator("#run-figure .hoverlayer .legend")
-    for word in ("step ", "decay", "change", "correct", "incorrect", "entropy", "grad norm", "reward"):
+    for word in ("step ", "decay", "earlier correct", "correct", "incorrect", "entropy", "grad norm", "reward"):
         expect(box).to_contain_text(word)
     _screenshots(page, "hover", sizes=((1280, 900),), schemes=("dark",))
 
