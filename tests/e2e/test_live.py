@@ -48,7 +48,7 @@ def test_steps_arrive_while_the_zoom_stays(
     expect(page.locator("#stage-badge")).to_contain_text("decay")
     expect(page.locator("#advice li").first).to_be_visible()
     expect(page).to_have_title("▲ decay · lldwatch")
-    assert _last_step(page) >= before + 5
+    page.wait_for_function(f"{_LAST_STEP} >= {before + 5}")
     assert _x_range(page) == zoomed
 
     page.wait_for_function(f"{PLOT}.layout.shapes.some(shape => shape.name === 'collapse')")
