@@ -121,7 +121,7 @@ class Intervention:
         why = self._switch(verdict)
         before, ramp = self._ramped, self.settings.ramp
         self._ramped = min(before + 1, ramp) if self._engaged else max(before - 1, 0)
-        now, then = (self.settings.strength * part / ramp for part in (self._ramped, before))
+        now, then = (self.settings.strength * (part / ramp) for part in (self._ramped, before))
         change = f"coefficient {then:.3g} -> {now:.3g}" if now != then else None
         said = self._meant("; ".join(filter(None, (why, change))))
         applied = not self.settings.dry_run

@@ -353,8 +353,6 @@ class RunInfo:
 
 def _values(column: pa.ChunkedArray) -> list[Any]:
     """Python numbers, None where there is none."""
-    if column.null_count == 0:
-        return list(column.to_numpy().tolist())
     return [None] * len(column) if column.null_count == len(column) else list(column.to_pylist())
 
 

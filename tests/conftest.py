@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,3 +14,7 @@ settings.load_profile("lldwatch")
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
     return tmp_path / "run"
+
+
+# a shell's background jobs ignore Ctrl-C, and so would the processes that the tests start and interrupt
+signal.signal(signal.SIGINT, signal.default_int_handler)

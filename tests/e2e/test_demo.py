@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import signal
@@ -65,11 +64,7 @@ def test_the_live_dashboard_is_served_while_it_trains_and_ends_with_it(
 ) -> None:
     port = free_port()
     command = [sys.executable, "-u", "-m", "lldwatch", "demo", "--steps", "3", "--port", str(port)]
-    # a shell's background jobs ignore Ctrl-C, and so would this one
-    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True, preexec_fn=heed
-    ) as demo:
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as demo:
         assert demo.stdout is not None
         assert f"http://127.0.0.1:{port}/run/demo-collapse" in demo.stdout.readline()
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/run/demo-collapse", timeout=10) as page:
