@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable, Sequence
+
+from lldwatch import Observation
 
 
 def healthy(step: int, noise: random.Random) -> dict[str, float]:
@@ -46,3 +49,49 @@ def spiral(step: int, noise: random.Random) -> dict[str, float]:
     values["grad_norm"] *= 1 + 20 * ill**4
     values["reward"] *= 1 - lost
     return values
+
+
+ILL_FROM = 40
+Change = Callable[[dict[str, float], int], dict[str, float]]
+"""Columns as they are, and how many steps ago it began (< 0: not yet) -> columns that are other ones."""
+
+
+def done(ago: int) -> float:
+    """How far a change has come that takes ten steps."""
+    return min(max(ago / 10, 0.0), 1.0)
+
+
+def scaled(name: str, factor: float) -> Change:
+    """A column comes to so many times its value."""
+    return lambda columns, ago: {name: columns[name] * (1 + (factor - 1) * done(ago))}
+
+
+def shifted(name: str, by: float) -> Change:
+    """A column comes to its value and so much more."""
+    return lambda columns, ago: {name: columns[name] + by * done(ago)}
+
+
+def later(steps: int, change: Change) -> Change:
+    """The same, so many steps later."""
+    return lambda columns, ago: change(columns, ago - steps)
+
+
+def together(*changes: Change) -> Change:
+    """All of them, the later ones over what the earlier ones made."""
+
+    def change(columns: dict[str, float], ago: int) -> dict[str, float]:
+        for one in changes:
+            columns = columns | one(columns, ago)
+        return columns
+
+    return change
+
+
+def rows_of(change: Change, *, steps: int = 80, without: Sequence[str] = (), seed: int = 0) -> list[Observation]:
+    """A healthy run with a steady reward, to which something happens from step 40 on; `without` is not logged."""
+    noise, rows = random.Random(seed), []
+    for step in range(1, steps + 1):
+        columns = healthy(step, noise) | {"reward": 0.5 + noise.gauss(0, 0.02)}
+        columns |= change(columns, step - ILL_FROM)
+        rows.append(Observation(step=step, **{name: value for name, value in columns.items() if name not in without}))
+    return rows

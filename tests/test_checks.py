@@ -152,8 +152,9 @@ def test_a_batch_that_is_used_too_often_is_told_from_the_start() -> None:
 
 
 def test_single_steps_of_much_clipping_are_no_overuse() -> None:
-    rows = [{"clip_fraction": 0.9 if step % 5 < 2 else 0.01} for step in range(100)]
-    assert not told(Reused(Settings()), rows).speaks
+    rows = [{"clip_fraction": 0.01 if step % 5 < 3 else 0.9} for step in range(100)]
+    for confirm in (1, 3):
+        assert not told(Reused(Settings(confirm=confirm)), rows).speaks
     assert "updates on each batch" not in told(Reused(Settings()), rows).result()[0].reason
     assert told(Reused(Settings()), [{}, {"clip_fraction": math.nan}]).result()[0].reason == "needs clip_fraction"
 

@@ -173,6 +173,29 @@ def test_a_reward_that_falls_with_another_signal_is_a_collapse(after: dict[str, 
     assert 60 <= last.known[Stage.COLLAPSE] <= 75
 
 
+@pytest.mark.parametrize(
+    "afterwards", [{}, {"format_valid_share": 0.1}, {"grad_norm": 2.0, "zero_advantage_share": 1.0}]
+)
+def test_what_comes_after_a_displacement_is_no_other_illness(afterwards: dict[str, float]) -> None:
+    """Once the policy is gone, nothing is displaced any more, and what is left of it looks like other kinds."""
+
+    def gone(step: int, noise: random.Random) -> dict[str, float]:
+        signals = spiral(step, noise)
+        return signals if step < 95 else {**signals, "cross_update_change": 0.0, **afterwards}
+
+    last = folded(gone, 0, 180)[-1]
+    assert last.stage is Stage.COLLAPSE
+    assert next(check.status for check in last.checks if check.name == "likelihood_displacement") == "ok"
+    assert last.family is Family.LLD_SPIRAL
+
+
+def test_broken_arithmetic_at_the_end_of_a_spiral_is_what_must_be_mended() -> None:
+    def broken(step: int, noise: random.Random) -> dict[str, float]:
+        return {**spiral(step, noise), **({"loss": math.nan} if step > 100 else {})}
+
+    assert folded(broken, 0)[-1].family is Family.NUMERICAL
+
+
 def test_a_gradient_that_goes_with_the_reward_is_no_second_sign() -> None:
     """Equal rewards give no gradient."""
     assert folded(lambda step, noise: lost(step, noise, grad_norm=0.0), 0)[-1].stage is Stage.STAGNATION

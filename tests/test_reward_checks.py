@@ -61,6 +61,14 @@ def test_how_much_of_it_must_be_gone(low: float, falling: bool, lost: bool) -> N
     assert (reward.falling, reward.speaks, reward.half_gone) == (falling, lost, lost)
 
 
+def test_the_noisier_it_was_the_surer_a_loss_must_be() -> None:
+    """Half of it gone by more than noise counts where other signs say the same; alone it takes more."""
+    reward = after([*near(0.6, 40, 0.2), *near(0.2, 25, 0.2)])
+    assert reward.falling
+    assert reward.half_gone
+    assert not reward.speaks
+
+
 def test_lower_than_where_it_began_is_lost_though_less_than_half_is_gone() -> None:
     reward = after([*near(0.5, WARM_UP), *near(0.55, 40), *near(0.3, 25)])
     assert reward.peak - reward.mean < Reward.LOST * reward.peak
@@ -81,7 +89,8 @@ def test_the_scale_of_the_reward_does_not_matter(scale: float, seed: int) -> Non
 def test_where_rewards_are_negative_there_is_to_lose_what_was_gained() -> None:
     learnt = [*near(-0.8, WARM_UP), *[-0.8 + 1.3 * min(step / 30, 1.0) for step in range(60)]]
     assert not after(learnt).falling
-    assert not after([*learnt, *near(0.35, 25)]).speaks
+    for value in (0.35, 0.2, 0.0):
+        assert not after([*learnt, *near(value, 25)]).speaks
     assert after([*learnt, *near(-0.7, 25)]).speaks
 
 
@@ -168,6 +177,7 @@ def test_a_reward_of_which_nothing_is_left_is_seen_whatever_its_warm_up_was() ->
     assert after([*learning(60), *around_zero]).emptied, "noise may take a mean reward below 0"
     assert not after([*learning(60), *near(-0.3, 20)]).emptied, "then nothing is not 0"
     assert not after([*near(0.02, 60, 0.001)]).emptied
+    assert not after([*[1.0, 0.0, 1.0, 0.0, 1.0] * 6, *[0.0] * 12]).emptied, "there were such rewards when it was well"
 
 
 def test_a_step_without_a_reward_says_nothing() -> None:

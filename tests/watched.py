@@ -1,12 +1,15 @@
-"""Simulated runs beside what the detector says of them; each is simulated and folded once, whoever asks for it."""
+"""Runs beside what the detector says of them; a simulated one is made and folded once, whoever asks for it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
-from lldwatch import CollapseDetector, Diagnosis, Stage
+from lldwatch import CollapseDetector, Diagnosis, Observation, Stage
+from lldwatch.checks import Settings
 from lldwatch.diagnosis import Verdict
+from lldwatch.signs import Signs
 from lldwatch.simulate import SCENARIOS, SimulatedRun, scalars_only, simulate
 
 ILL = (
@@ -48,3 +51,11 @@ def watch(run: SimulatedRun) -> Watched:
 def watched(scenario: str, seed: int, *, scalars: bool = False) -> Watched:
     run = simulate(scenario, seed)
     return watch(scalars_only(run) if scalars else run)
+
+
+def signs_of(rows: Iterable[Observation]) -> Signs:
+    """What the checks of the detector say together after these steps."""
+    signs = Signs(Settings())
+    for row in rows:
+        signs.update(row)
+    return signs
