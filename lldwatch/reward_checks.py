@@ -17,8 +17,8 @@ class Reward(StepCheck):
 
     Looks at the mean of the last `reward_window` rewards and at its running peak. *Falling*: the drawdown is beyond the
     calibrated limit of the run's own warm-up, and more than `FALL` of what there is to lose. *Lost*: half of what there
-    is to lose is gone. There is to lose what lies above 0 or, where that is negative, above the first mean of
-    the first steps; a peak that is itself not above 0 must be doubled.
+    is to lose is gone. There is to lose what lies above 0 or, where that is negative, above the first
+    mean; a peak that is itself not above 0 must be doubled.
     """
 
     FALL = 0.15
