@@ -96,7 +96,7 @@ def test_the_list_of_runs(serve: Callable[[Path], str], page: Page, tmp_path: Pa
     info.write_text(info.read_text().replace(f'"schema_version": {SCHEMA_VERSION}', '"schema_version": 99'))
 
     first = page.locator("#run-list tbody tr").first
-    expect(first).to_contain_text("qwen-3b/collapses")
+    expect(first).to_contain_text("qwen-3b/collapses", timeout=60_000)  # all runs are read by then
     expect(first).to_contain_text("collapse")
     expect(page.locator("#run-list")).to_contain_text("update lldwatch")
     expect(page.locator("#run-list")).to_contain_text("files damaged")
