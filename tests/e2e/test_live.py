@@ -100,6 +100,9 @@ def test_the_list_of_runs(serve: Callable[[Path], str], page: Page, tmp_path: Pa
     expect(first).to_contain_text("collapse")
     expect(page.locator("#run-list")).to_contain_text("update lldwatch")
     expect(page.locator("#run-list")).to_contain_text("files damaged")
+    expect(page.locator("#run-list tbody tr")).to_have_count(5)
+    expect(page.locator("#run-list")).not_to_contain_text("being read")  # then no row changes its place any more
+    page.wait_for_timeout(1500)
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "qwen-3b/collapses"
