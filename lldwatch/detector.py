@@ -43,7 +43,7 @@ class CollapseDetector:
         self.settings = settings or Settings()
         self._signs = Signs(self.settings)
         self._observation: Observation | None = None
-        self._first_step = self._last_good = 0
+        self._first_step = 0
         self._onsets: dict[Stage, int] = {}
         self._known: dict[Stage, int] = {}
         self._episodes: list[Episode] = []

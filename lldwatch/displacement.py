@@ -58,8 +58,8 @@ class Displacement(StepCheck):
     scatter of the warm-up, a share of the pace that matters. From the end of the warm-up on it is widened by
     sqrt((1 + phi) / (1 - phi)) for an autocorrelation phi > 0, because neighbouring steps that move together say less
     than their number; at first around the trend, since a displacement that grows from the start must not hide itself.
-    The pace that matters would double the nats that correct responses cost in the warm-up within
-    `horizon` steps.
+    The pace that matters would double the nats that correct responses cost in the warm-up within `horizon`
+    steps.
 
     Changes are not divided by learning rate or number of updates: what is lost in a step is lost, however many updates
     it took. `cross_update_per_update` shows how much of it reuse is.
