@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from lldwatch import __version__
+from lldwatch.control import Order, give_order
 from lldwatch.diagnosis import Stage
 from lldwatch.errors import InputError, LldwatchError
 from lldwatch.follow import Follower
+from lldwatch.intervention import MODES
 from lldwatch.report import as_json, headline, write_text
 from lldwatch.run import Run
 from lldwatch.signals import SIGNALS
@@ -85,6 +87,12 @@ def _parser() -> argparse.ArgumentParser:
     watch.add_argument("run", type=Path, metavar="RUN")
     watch.set_defaults(command=_watch)
 
+    llds = commands.add_parser("llds", help="switch LLDS on or off in a training that runs")
+    llds.add_argument("run", type=Path, metavar="RUN")
+    llds.add_argument("mode", choices=MODES)
+    llds.add_argument("--strength", type=float, help="its coefficient (default: what the training was started with)")
+    llds.set_defaults(command=_llds)
+
     dashboard = commands.add_parser("dashboard", help="show all runs below a folder in the browser")
     dashboard.add_argument("root", type=Path, metavar="ROOT")
     dashboard.add_argument("--port", type=_port, default=8050)
@@ -139,6 +147,16 @@ def _watch(options: argparse.Namespace) -> int:
             return 0
         sys.stdout.flush()  # a pipe or a log file shows the steps at once as well
         time.sleep(_POLL_SECONDS)
+
+
+def _llds(options: argparse.Namespace) -> int:
+    run = Run(options.run)
+    if run.ended:
+        raise InputError(f"{options.run} ended at {run.info.ended}: nobody is there to follow the order")
+    order = Order(options.mode, options.strength)
+    give_order(options.run, order)
+    print(f"{order.in_words}: as of the next step but one; the training answers with an event in {options.run}")
+    return 0
 
 
 def _dashboard(options: argparse.Namespace) -> int:

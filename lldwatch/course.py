@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Protocol
 
+from lldwatch.control import Order, Orders
 from lldwatch.detector import CollapseDetector
 from lldwatch.diagnosis import Diagnosis
 from lldwatch.errors import RanksError
@@ -65,6 +66,7 @@ class Course:
         resuming: the last step is that of an earlier process.
         diagnosis: as of the last step.
         decision: about LLDS, as of the last step: for the next one.
+        observation: the last step; None before the first.
     """
 
     def __init__(
@@ -85,9 +87,14 @@ class Course:
         self._intervention = Intervention(correct)
         self._complain, self._say = complain, say
         self.diagnosis = self._detector.diagnosis
+        self.observation: Observation | None = None
+        self._orders = Orders(run_dir)
+        self._followed: Order | None = None
 
         def open_first(_: Sequence[None]) -> tuple[RunInfo, int | None, Decision]:
             self.recorder = Recorder(run_dir, info, resume=resume)
+            self._orders.poll()
+            self._follow_orders(1)
             last = self._last_recorded_step() if resume else None
             return self.recorder.info, last, self._intervention.decision
 
@@ -121,7 +128,9 @@ class Course:
             self.last_step, self.resuming = ended.observation.step, False
         places, rows = gathered.of(Positions), [rows for rows in gathered.rows if not isinstance(rows, Positions)]
         self.recorder.record(ended.observation, [*rows, by_place(places)])
-        self.diagnosis, self.decision = ended.diagnosis, ended.decision
+        self.diagnosis, self.decision, self.observation = ended.diagnosis, ended.decision, ended.observation
+        if self.rank == 0:
+            self.recorder.soon(self._orders.poll)
 
     def _decided(self, step: Any, gathered: Gathered) -> _Ended:
         """What rank 0 makes of the step; without other ranks this is rank 0."""
@@ -165,6 +174,7 @@ class Course:
                 if held.coefficient != decision.coefficient:
                     words = f"coefficient {decision.coefficient:.3g} -> {held.coefficient:.3g}: as of the step before"
                     self.recorder.event(observation.step, "llds", words)
+            self._follow_orders(observation.step)
             decision = self._intervention.update(self._detector.fold(observation))
             diagnosis = self._detector.diagnosis
             if decision.said:
@@ -173,6 +183,14 @@ class Course:
             self._say(f"diagnosis failed: {type(error).__name__}: {error}\n{traceback.format_exc()}")
         self.last_step = observation.step
         return _Ended(observation, diagnosis, decision, self.recorder.attempt, resumed)
+
+    def _follow_orders(self, step: int) -> None:
+        """Of somebody who wants LLDS on or off from now on, whatever the training was started with."""
+        order = self._orders.latest
+        if order is not None and order != self._followed:
+            self._followed = order
+            self._intervention = Intervention(order.applied_to(self._intervention.settings))
+            self.recorder.event(step, "llds", f"ordered: {order.in_words}")
 
     def _last_recorded_step(self) -> int | None:
         """And the decision as of it: LLDS must not pause because the process was another."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from numbers import Real
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 from lldwatch.diagnosis import Family, Stage, Verdict
 from lldwatch.errors import InputError
@@ -155,3 +155,43 @@ class Intervention:
             return None
         self._engaged = False
         return f"released after {self._calm} steps without evidence"
+
+
+class Term(Protocol):
+    """What `lldwatch.llds.llds_loss` returns, as far as a monitor is concerned: tensors with one element."""
+
+    @property
+    def loss(self) -> Any:
+        """The term before its coefficient."""
+
+    @property
+    def moved_tokens(self) -> Any:
+        """Tokens that are not where they were; 0: the term cannot act."""
+
+
+_INERT_STEPS = 3
+_INERT = (
+    "LLDS has no effect in this configuration: the old log-probs are the current ones. Make more than one update on "
+    "each rollout batch, or hold on to older log-probs: lldwatch.references.Replay or LaggedPolicy"
+)
+
+
+class Effect:
+    """Whether LLDS could act at all, step by step."""
+
+    def __init__(self) -> None:
+        self._moved, self._inert = list[Any](), 0
+
+    def saw(self, term: Term) -> None:
+        """Of one update; its tensors are looked at when the step ends."""
+        self._moved.append(term.moved_tokens)
+
+    def end_step(self, *, switched_on: bool) -> str | None:
+        """What to say, once it could not act for some steps on end.
+
+        Args:
+            switched_on: LLDS was meant to act in the step.
+        """
+        moved, self._moved = [bool(tokens) for tokens in self._moved], []
+        self._inert = 0 if any(moved) else self._inert + bool(moved and switched_on)
+        return _INERT if self._inert == _INERT_STEPS else None

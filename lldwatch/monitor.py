@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 
@@ -22,10 +22,11 @@ from lldwatch.course import Course, Together
 from lldwatch.detector import CollapseDetector
 from lldwatch.diagnosis import Diagnosis
 from lldwatch.errors import InputError, LldwatchError, ScoreError
+from lldwatch.forward import metrics_of
 from lldwatch.gathered import Gathered
 from lldwatch.inputs import numbers_of, problem_of, problem_of_scores
-from lldwatch.intervention import Correct, Decision, Mode
-from lldwatch.schema import Gradients, Probes, Responses, RunInfo
+from lldwatch.intervention import Correct, Decision, Effect, Mode, Term
+from lldwatch.schema import Gradients, Observation, Probes, Responses, RunInfo
 
 log = logging.getLogger("lldwatch")
 
@@ -33,24 +34,6 @@ Method = TypeVar("Method", bound=Callable[..., None])
 
 _OF_LATER_STEPS = ("cross_update", "lagged")
 """Kinds of probes that a training which goes back makes meaningless."""
-
-_INERT_STEPS = 3
-_INERT = (
-    "LLDS has no effect in this configuration: the old log-probs are the current ones. Make more than one update on "
-    "each rollout batch, or hold on to older log-probs: lldwatch.references.Replay or LaggedPolicy"
-)
-
-
-class Term(Protocol):
-    """What `lldwatch.llds.llds_loss` returns, as far as a monitor is concerned: tensors with one element."""
-
-    @property
-    def loss(self) -> Any:
-        """The term before its coefficient."""
-
-    @property
-    def moved_tokens(self) -> Any:
-        """Tokens that are not where they were; 0: the term cannot act."""
 
 
 def _never_hurt(method: Method) -> Method:
@@ -125,7 +108,7 @@ class Monitor:
         )
         self._warned, self._steps_closed = set[str](), 0
         self._correct = llds if isinstance(llds, Correct) else Correct(mode=llds)
-        self._reduce_updates, self._moved, self._inert = reduce_updates, list[Any](), 0
+        self._reduce_updates, self._effect = reduce_updates, Effect()
         self._course = Course(
             run_dir,
             info,
@@ -141,7 +124,7 @@ class Monitor:
         self._next_uid = (self._recorder.attempt << 44) + (self._course.rank << 30)
         self._step, self._pending = Gathered(), list[tuple[int, Responses]]()
         if not self._course.resuming:
-            self._event("start", f"{trainer} in process {os.getpid()}")
+            self._life("start", f"{trainer} in process {os.getpid()}")
         if self.fewer_updates:  # a process that was resumed began with all of them
             self._ask_for_fewer_updates(True)
 
@@ -161,9 +144,33 @@ class Monitor:
         return self._course.decision.fewer_updates
 
     @property
+    def observation(self) -> Observation | None:
+        """The last closed step, as it was recorded; None before the first. The same on all ranks."""
+        return self._course.observation
+
+    @property
+    def attempt(self) -> int:
+        """0, and one more each time that the run was resumed."""
+        return self._recorder.attempt
+
+    @property
     def dropped_steps(self) -> int:
         """Steps that could not be written, because the disk was too slow or failed."""
         return self._recorder.dropped_steps
+
+    def metrics(self) -> dict[str, float]:
+        """Stage, probability of a collapse and the headline signals of the last step, for the training's own logger."""
+        return metrics_of(self._course.observation, self._course.diagnosis)
+
+    def new_uids(self, count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Identities for so many responses, which no other rank or attempt gives."""
+        first = self._next_uid
+        self._next_uid += count
+        return np.arange(first, first + count)
+
+    def event(self, kind: str, detail: str) -> None:
+        """Keep something that happened, beside the step that is open."""
+        self._recorder.event(self._course.open_step, kind, detail)
 
     @_never_hurt
     def observe(self, responses: Responses) -> None:
@@ -225,7 +232,7 @@ class Monitor:
         if not (hasattr(term, "loss") and hasattr(term, "moved_tokens")):
             return self._complain(f"term is a {type(term).__name__}: expected what llds_loss returns")
         self._step.update_scalars.setdefault("llds_loss", []).append(term.loss.detach())
-        self._moved.append(term.moved_tokens)
+        self._effect.saw(term)
 
     @_never_hurt
     def gradients(self, gradients: Gradients) -> None:
@@ -300,11 +307,11 @@ class Monitor:
         """Whether it could act in this step; and, if more or fewer updates are now asked for, ask for them."""
         if self.fewer_updates != before.fewer_updates:
             self._ask_for_fewer_updates(self.fewer_updates)
-        moved, self._moved = [bool(tokens) for tokens in self._moved], []
-        switched_on = self._correct.mode == "off" or before.coefficient  # "off": the loop has a coefficient of its own
-        self._inert = 0 if any(moved) else self._inert + bool(moved and switched_on)
-        if self._inert == _INERT_STEPS:
-            self._say_once("llds", _INERT, self._course.open_step - 1)
+        # "off": the loop has a coefficient of its own
+        if (
+            inert := self._effect.end_step(switched_on=self._correct.mode == "off" or before.coefficient > 0)
+        ) is not None:
+            self._say_once("llds", inert, self._course.open_step - 1)
 
     def _ask_for_fewer_updates(self, asked: bool) -> None:
         try:
@@ -319,8 +326,7 @@ class Monitor:
         self._complain(str(responses.error) if responses.error else problem_of(responses))
         size, companions, own = len(responses), responses.companions, dict[str, Any]()
         if responses.uid is None:
-            own["uid"] = np.arange(self._next_uid, self._next_uid + size)
-            self._next_uid += size
+            own["uid"] = self.new_uids(size)
         if responses.update is None:
             own["update"] = np.full(size, update, np.int16)
         self._step.add((replace(responses, **own) if own else responses).having(companions=companions))
@@ -350,11 +356,11 @@ class Monitor:
     def _give_scalars(self, scalars: dict[str, Any]) -> None:
         self._step.scalars = self._numbers(scalars)
         told = "llds_coefficient" in self._step.scalars or "llds_coefficient" in self._step.update_scalars
-        if self._correct.mode != "off" and not told:
+        if (self._correct.mode != "off" or self.llds_coefficient) and not told:
             self._step.scalars["llds_coefficient"] = self.llds_coefficient
 
     def _finish(self, detail: str) -> None:
-        self._event("finish", detail)
+        self._life("finish", detail)
         self._recorder.close()
 
     def _numbers(self, scalars: Mapping[str, Any], *, wait: bool = True) -> dict[str, Any]:
@@ -378,7 +384,7 @@ class Monitor:
             log.warning("lldwatch: %s (said once; the training goes on)", detail)
             self._recorder.event(step, kind, detail)
 
-    def _event(self, kind: str, detail: str) -> None:
+    def _life(self, kind: str, detail: str) -> None:
         self._recorder.event(-1 if self._course.last_step is None else self._course.last_step, kind, detail)
 
 

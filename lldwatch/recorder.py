@@ -105,6 +105,11 @@ class Recorder:
         """Keep something that happened."""
         self._queue.put((Event(step=step, time=time.time(), kind=kind, detail=detail), ()))
 
+    def soon(self, function: Callable[[], None]) -> None:
+        """Call it in the background, after what was recorded so far has been written."""
+        if not self._closed:
+            self._queue.put(function)
+
     def flush(self, timeout: float = 10.0) -> None:
         """Wait until all that was recorded so far is in the files."""
         if self._closed:
