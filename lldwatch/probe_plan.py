@@ -8,7 +8,7 @@ responses a step are less than a tenth of the work of an update on 256.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 
 from lldwatch.errors import InputError
@@ -60,6 +60,11 @@ class Plan:
         for lag in self.lags:
             if lag < 1 or lag % self.lagged_every:
                 raise InputError(f"lags={self.lags} with lagged_every={self.lagged_every}: expected multiples of it")
+
+    def among(self, ranks: int) -> Plan:
+        """The same over all ranks together: each scores its part."""
+        parts = {name: -(-getattr(self, name) // ranks) for name in ("cross_update", "post_update", "lagged", "fixed")}
+        return replace(self, **parts)
 
     def price(self, batch: int | None = None) -> dict[str, float]:
         """Kind -> responses that are scored for it, a step, on each rank, at most, in the mean over many steps.

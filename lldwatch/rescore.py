@@ -175,17 +175,26 @@ def _undisturbed(score: Score, devices: set[torch.device]) -> Iterator[None]:
     Inside of an autocast context the low-precision copies of the weights are forgotten before and after: those that the
     training made are from before the update, and those that are made here know no gradient.
     """
-    modules = [module for module in score.modules() if module.training] if isinstance(score, torch.nn.Module) else []
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch's is untyped
         devices = devices | {torch.device("cuda", torch.cuda.current_device())}
-    for module in modules:
-        module.training = False
+    quiet = without_dropout(score) if isinstance(score, torch.nn.Module) else contextlib.nullcontext()
     torch.clear_autocast_cache()
     try:
-        with torch.random.fork_rng(devices=list(devices)):
+        with quiet, torch.random.fork_rng(devices=list(devices)):
             yield
     finally:
         torch.clear_autocast_cache()
+
+
+@contextlib.contextmanager
+def without_dropout(model: torch.nn.Module) -> Iterator[None]:
+    """In the block no part of the model is in training mode; after it those are that were."""
+    modules = [module for module in model.modules() if module.training]
+    for module in modules:
+        module.training = False
+    try:
+        yield
+    finally:
         for module in modules:
             module.training = True
 

@@ -1,0 +1,342 @@
+"""What lldwatch does in the course of a TRL training: the bodies of the wrapped methods, and the trainer's events.
+
+Everything of ours runs in a `Guard`: what the trainer's own method returns is passed on, whatever happens here.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+
+from lldwatch.errors import InputError
+from lldwatch.hooks import per_response
+from lldwatch.integrations import trl_fields as fields
+from lldwatch.integrations.guard import Guard
+from lldwatch.integrations.trl_seams import Seams, generates_next
+from lldwatch.integrations.trl_terms import Reference, Scoring
+from lldwatch.monitor import Monitor
+from lldwatch.probes import LikelihoodProbe
+from lldwatch.ranks import Ranks
+from lldwatch.rescore import Batch, score_all
+from lldwatch.samples import held_of
+
+
+class Watch:
+    """One trainer that is watched.
+
+    Args:
+        trainer: a GRPO trainer.
+        seams: what was found on it.
+        monitor: of the run.
+        ranks: of a distributed training.
+        scoring: scores responses.
+        probe: re-scores responses; None: nothing does.
+        reference: what LLDS compares with.
+        holds: keep what the reference needs from the first step on; else from when LLDS is switched on.
+        correct_above: reward above which a response is correct.
+
+    Attributes:
+        guard: keeps what goes wrong in here away from the trainer.
+    """
+
+    def __init__(
+        self,
+        trainer: Any,
+        seams: Seams,
+        monitor: Monitor,
+        ranks: Ranks | None,
+        scoring: Scoring,
+        probe: LikelihoodProbe | None,
+        reference: Reference,
+        holds: bool,
+        correct_above: float,
+    ) -> None:
+        self._trainer, self._seams, self._monitor, self._ranks = trainer, seams, monitor, ranks
+        self._probe, self._reference, self._holds, self._correct_above = probe, reference, holds, correct_above
+        self._scoring, self.guard = scoring, Guard(monitor)
+        self._scored: list[tuple[Tensor, Tensor | None]] | None = None
+        self._rewards: Tensor | None = None
+        self._rollout: tuple[Batch, dict[str, Any]] | None = None
+        self._losses: list[Tensor] = []
+        self._grad_norm: Any = None
+        self._updates = self._rollouts = 0
+        self._scalars: dict[str, Any] = {}
+
+    def around_log_probs(self, own: Callable[..., Any]) -> Callable[..., Any]:
+        """The method that scores: what it returns within the loss is kept."""
+
+        @functools.wraps(own)
+        def score(*args: Any, **kwargs: Any) -> Any:
+            result = own(*args, **kwargs)
+            if self._scored is not None and torch.is_grad_enabled():
+                pair = result if isinstance(result, tuple) else (result, None)
+                self._scored.append((pair[0], pair[1]))
+            return result
+
+        return score
+
+    def around_loss(self, own: Callable[..., Any]) -> Callable[..., Any]:
+        """The loss of a micro-batch: it is observed, and LLDS is added while it is switched on."""
+
+        @functools.wraps(own)
+        def compute_loss(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            if not (self._trainer.model.training and torch.is_grad_enabled()):
+                return own(model, inputs, *args, **kwargs)
+            scored: list[tuple[Tensor, Tensor | None]] = []
+            self._scored = scored
+            try:
+                loss = own(model, inputs, *args, **kwargs)
+            finally:
+                self._scored = None
+            self._losses.append(loss.detach())
+            field = fields.reader(inputs)
+            if not self._seams.liger:
+                self.guard.run("reading the loss", lambda: self._observe(field, scored))
+            added = self.guard.run("adding LLDS", lambda: self._llds(model, field, scored))
+            return loss if added is None else loss + added
+
+        return compute_loss
+
+    def around_generation(self, own: Callable[..., Any]) -> Callable[..., Any]:
+        """A rollout batch: each response gets an identity, its group and its reward."""
+
+        @functools.wraps(own)
+        def generate(*args: Any, **kwargs: Any) -> Any:
+            training, self._rewards = self._trainer.model.training, None
+            if training and generates_next(self._trainer) is None:  # the trainer does not say when a step ends
+                self.guard.run("closing the step", self._close_step)
+            output = own(*args, **kwargs)
+            if training:
+                self.guard.run("reading the rollout batch", lambda: self._take_rollout(output))
+            return output
+
+        return generate
+
+    def around_rewards(self, own: Callable[..., Any]) -> Callable[..., Any]:
+        """The rewards of all ranks, one column a reward function."""
+
+        @functools.wraps(own)
+        def calculate(*args: Any, **kwargs: Any) -> Any:
+            self._rewards = rewards = own(*args, **kwargs)
+            return rewards
+
+        return calculate
+
+    def around_clipping(self, own: Callable[..., Any]) -> Callable[..., Any]:
+        """The gradient norm before clipping."""
+
+        @functools.wraps(own)
+        def clip(*args: Any, **kwargs: Any) -> Any:
+            self._grad_norm = norm = own(*args, **kwargs)
+            return norm
+
+        return clip
+
+    def around_log(self, own: Callable[..., Any]) -> Callable[..., Any]:
+        """What the training logs: stage, risk and the headline signals go along."""
+
+        @functools.wraps(own)
+        def log(logs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+            if "loss" in logs:  # neither of an evaluation, nor the summary at the end
+                logs.update(self.guard.run("forwarding to the logger", self._monitor.metrics) or {})
+            return own(logs, *args, **kwargs)
+
+        return log
+
+    def around_training(self, own: Callable[..., Any]) -> Callable[..., Any]:
+        """The whole training: the run is closed, and says what the training ended with."""
+
+        @functools.wraps(own)
+        def train(*args: Any, **kwargs: Any) -> Any:
+            with self._monitor:
+                return own(*args, **kwargs)
+
+        return train
+
+    def after_update(self, learning_rate: float | None) -> None:
+        """An optimizer update was made. The last one on a rollout batch ends the step.
+
+        Args:
+            learning_rate: of the update.
+        """
+        norm, self._grad_norm = self._grad_norm, None
+        if norm is None and hasattr(self._trainer.model_wrapped, "get_global_grad_norm"):  # DeepSpeed clips by itself
+            norm = self._trainer.model_wrapped.get_global_grad_norm()
+        losses, self._losses = self._losses, []
+        kl = self._logged("kl", len(losses))
+        if losses:
+            loss = torch.stack(losses).sum() / (len(losses) if self._seams.scales_loss else 1)
+            self._monitor.update(grad_norm=norm, loss=loss, learning_rate=learning_rate, kl=kl)
+            self._updates += 1
+        else:
+            self._monitor.event("error", "an update without a loss in training mode: its rows are not recorded")
+        self.guard.run("holding on to the policy", self._reference.after_update)
+        if generates_next(self._trainer):
+            self.guard.run("closing the step", self._close_step)
+
+    def end(self) -> None:
+        """The training ends: what is open becomes the last step."""
+        self.guard.run("closing the step", self._close_step)
+
+    def save(self, folder: Path) -> None:
+        """Beside a checkpoint: the fixed anchors and what is replayed."""
+        if folder.is_dir():
+            torch.save({name: part.state_dict() for name, part in self._kept().items()}, folder / self._state_file)
+
+    def load(self, folder: Path) -> None:
+        """What `save` put beside a checkpoint, if it is there."""
+        if not (folder / self._state_file).is_file():
+            return
+        device = self._trainer.accelerator.device
+        state = torch.load(folder / self._state_file, map_location=device, weights_only=True)
+        for name, part in self._kept().items():
+            if name in state:
+                part.load_state_dict(state[name], device)
+
+    @property
+    def _state_file(self) -> str:
+        return f"lldwatch-rank{self._trainer.accelerator.process_index}.pt"
+
+    def _kept(self) -> dict[str, Any]:
+        parts = {"probe": self._probe, "replay": self._reference.replay}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def _take_rollout(self, output: Any) -> None:
+        """Mark the responses, and give the probes the batch before its first update."""
+        field = fields.reader(output)
+        size, device = len(fields.response_mask(field)), fields.response_mask(field).device
+        first = self._trainer.accelerator.process_index * size
+        self._rollouts += 1
+        place = torch.arange(first, first + size, device=device)
+        group = place // max(int(getattr(self._trainer, "num_generations", 1)), 1)
+        output[fields.UID] = torch.from_numpy(self._monitor.new_uids(size)).to(device)
+        output[fields.GROUP] = group + (self._monitor.attempt << 48) + (self._rollouts << 20)
+        if self._rewards is not None:
+            weights = self._trainer.reward_weights.to(self._rewards.device)
+            output[fields.REWARD] = (self._rewards * weights).nansum(1)[first : first + size].float().to(device)
+        self._scalars["truncated_share"] = self._logged("completions/clipped_ratio")
+        self._scalars["rollout_kl"] = fields.mismatch(field)
+        if self._rollout is None:  # of several rollout batches before an update the first one
+            self._probe_before(field)
+
+    def _probe_before(self, field: fields.Field) -> None:
+        batch, about = fields.scored_part(field), fields.about(field, self._correct_above)
+        if batch is None:
+            raise InputError("prompts with images cannot be re-scored: no probes, no replay")
+        self._rollout = batch, about
+        if self._probe is not None:
+            self._probe.before_update(batch, **about)
+        if self._seams.liger:
+            everything = held_of(batch, about["response_mask"], about["correct"], step=0)
+            scored = score_all(self._scoring, everything, int(self._trainer.args.per_device_train_batch_size))
+            self._observe(field, [(scored.log_probs, None)])
+
+    def _observe(self, field: fields.Field, scored: list[tuple[Tensor, Tensor | None]]) -> None:
+        """Rows of a micro-batch, of the log-probs that the trainer's own loss was made of."""
+        entropies = [entropy for _, entropy in scored if entropy is not None]
+        rows = per_response(
+            self._of_loss(scored),
+            field("old_per_token_logps"),
+            fields.response_mask(field),
+            advantages=field("advantages"),
+            rewards=field(fields.REWARD),
+            correct=fields.correct(field, self._correct_above),
+            entropy=torch.cat(entropies) if len(entropies) == len(scored) else None,
+            uid=field(fields.UID),
+            group=field(fields.GROUP),
+            clip_range=self._clip_range,
+        )
+        self._monitor.observe(rows)
+
+    def _of_loss(self, scored: list[tuple[Tensor, Tensor | None]]) -> Tensor:
+        if not scored:
+            looked_for = f"{self._seams.log_probs} within compute_loss"
+            raise InputError(f"{looked_for} was not called: no log-probs to be read; probes and reward are recorded")
+        return torch.cat([log_probs for log_probs, _ in scored]) if len(scored) > 1 else scored[0][0]
+
+    def _llds(self, model: Any, field: fields.Field, scored: list[tuple[Tensor, Tensor | None]]) -> Tensor | None:
+        """What is to be added to the loss of a micro-batch; None: nothing is."""
+        coefficient = self._monitor.llds_coefficient
+        if not coefficient:
+            return None
+        last = self._monitor.observation
+        dead_zone = (last.token_noise_floor if last is not None else None) or 0.0
+        made = self._reference.term(model, self._of_loss(scored), field, dead_zone)
+        if made is None:
+            return None
+        term, scale = made
+        self._monitor.llds(term)
+        return coefficient * scale * term.loss
+
+    def _close_step(self) -> None:
+        """The rollout batch has had all its updates. Every rank comes here, and none may leave before `step`."""
+        if not self._updates:
+            return
+        rollout, self._rollout = self._rollout, None
+        scalars, self._scalars, updates, self._updates = self._scalars, {}, self._updates, 0
+        if rollout is not None:
+            self.guard.run("probing", lambda: self._probe_after(*rollout))
+        self._holds = self._holds or self._monitor.llds_coefficient > 0
+        if self._holds and self._reference.replay is not None:
+            if rollout is not None:
+                self.guard.run("holding on to correct responses", lambda: self._reference.take(*rollout))
+            held = len(self._reference.replay) > 0
+            self._reference.ready = held if self._ranks is None else bool(self._ranks.decide(held, all))
+        self._monitor.step(self._trainer.state.global_step, updates_per_batch=updates, **scalars)
+
+    def _probe_after(self, batch: Batch, about: dict[str, Any]) -> None:
+        if self._probe is not None:
+            self._monitor.probe(self._probe.after_update(batch, **about))
+
+    @property
+    def _clip_range(self) -> tuple[float, float] | None:
+        low, high = (getattr(self._trainer, name, None) for name in ("epsilon_low", "epsilon_high"))
+        return None if low is None or high is None else (float(low), float(high))
+
+    def _logged(self, name: str, count: int = 1) -> float | None:
+        """Mean of the last values that the trainer has logged under a name; None: it has none."""
+        metrics = getattr(self._trainer, "_metrics", None)
+        values = metrics["train"].get(name, []) if metrics is not None and "train" in metrics else []
+        return sum(values[-count:]) / len(values[-count:]) if values and count else None
+
+
+class WatchCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not looked into
+    """The trainer's events.
+
+    Args:
+        watch: whom to tell.
+    """
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._learning_rate: float | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """From a checkpoint, what was kept beside it is taken up."""
+        if state.global_step:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            self._watch.guard.run("taking up a checkpoint", lambda: self._watch.load(folder))
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The learning rate is that of this update; after it the scheduler goes on."""
+        schedule = kwargs.get("lr_scheduler")
+        self._learning_rate = None if schedule is None else float(schedule.get_last_lr()[0])
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """After an optimizer update."""
+        self._watch.guard.run("counting an update", lambda: self._watch.after_update(self._learning_rate))
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Beside a checkpoint."""
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        self._watch.guard.run("saving beside a checkpoint", lambda: self._watch.save(folder))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """What is open becomes the last step."""
+        self._watch.end()
