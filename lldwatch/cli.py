@@ -21,6 +21,7 @@ from lldwatch.diagnosis import Stage
 from lldwatch.errors import InputError, LldwatchError
 from lldwatch.follow import Follower
 from lldwatch.intervention import MODES
+from lldwatch.probe_plan import PRESETS
 from lldwatch.report import as_json, headline, write_text
 from lldwatch.run import Run
 from lldwatch.signals import SIGNALS
@@ -87,6 +88,17 @@ def _parser() -> argparse.ArgumentParser:
     watch.add_argument("run", type=Path, metavar="RUN")
     watch.set_defaults(command=_watch)
 
+    run = commands.add_parser("run", help="start a training and watch it, without touching its source")
+    run.add_argument("--run", metavar="RUN", help="run directory (default runs/ and the time)")
+    run.add_argument("--llds", choices=MODES)
+    run.add_argument("--strength", help="of LLDS, its coefficient")
+    run.add_argument("--reference", choices=["old", "lagged", "replay"], help="what LLDS compares with")
+    run.add_argument("--probes", choices=["off", *PRESETS], help="what is re-scored (default standard)")
+    run.add_argument("--correct-above", metavar="REWARD", help="a response is correct above this reward (default 0)")
+    run.add_argument("--resume", action="store_true", help="go on with a run that is there")
+    run.add_argument("training", nargs="...", metavar="-- COMMAND", help="the training, for instance python train.py")
+    run.set_defaults(command=_run)
+
     llds = commands.add_parser("llds", help="switch LLDS on or off in a training that runs")
     llds.add_argument("run", type=Path, metavar="RUN")
     llds.add_argument("mode", choices=MODES)
@@ -147,6 +159,15 @@ def _watch(options: argparse.Namespace) -> int:
             return 0
         sys.stdout.flush()  # a pipe or a log file shows the steps at once as well
         time.sleep(_POLL_SECONDS)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from lldwatch.integrations.launch import launch
+
+    names = ("run", "llds", "strength", "reference", "probes", "correct_above")
+    settings = {name.upper(): getattr(options, name) for name in names}
+    command = options.training[1:] if options.training[:1] == ["--"] else options.training
+    return launch(command, {**settings, "RESUME": "1" if options.resume else None})
 
 
 def _llds(options: argparse.Namespace) -> int:

@@ -27,7 +27,7 @@ PREFIX = "LLDWATCH_"
 REFERENCES = ("old", "lagged", "replay")
 PROBES = ("off", *PRESETS)
 
-_OTHERS = ("CACHE", "UPDATE")  # of the miniature and of the tests
+_OTHERS = ("CACHE", "UPDATE", "LAUNCHED")  # of the miniature, of the tests, of `lldwatch run`
 _YES, _NO = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 
 

@@ -1,0 +1,61 @@
+"""Every GRPO trainer of the TRL family that begins to train in this process is watched, with its source untouched.
+
+The class is patched, not TRL's: ms-swift, open-r1 and trainers of one's own override TRL's methods, but all of them are
+trained by `transformers.Trainer.train`.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any
+
+from lldwatch.integrations.environment import Wanted, wanted
+from lldwatch.integrations.trl import attach
+from lldwatch.integrations.trl_seams import LOG_PROBS
+
+_MARK = "_lldwatch_tried"
+
+
+def watch_every_trainer() -> None:
+    """Patch `transformers.Trainer.train`. A second call does nothing.
+
+    Raises:
+        InputError: a setting in the environment is not what it should be.
+    """
+    from transformers.trainer import Trainer
+
+    settings = wanted()
+    if settings is None or hasattr(Trainer.train, _MARK):
+        return
+    own = Trainer.train
+
+    @functools.wraps(own)
+    def train(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not hasattr(self, _MARK) and any(hasattr(self, name) for name in LOG_PROBS):
+            setattr(self, _MARK, True)
+            if _attached(self, settings):
+                return self.train(*args, **kwargs)  # by way of the wrapper on this trainer, which closes the run
+        return own(self, *args, **kwargs)
+
+    setattr(train, _MARK, True)
+    Trainer.train = train
+
+
+def _attached(trainer: Any, settings: Wanted) -> bool:
+    """Whether the trainer is watched now; if not, why is said."""
+    try:
+        attach(
+            trainer,
+            settings.run,
+            llds=settings.llds,
+            probes=settings.probes or "standard",
+            reference=settings.reference or "replay",  # type: ignore[arg-type]  # one of the three
+            correct_above=settings.correct_above,
+            resume=settings.resume,
+        )
+    except Exception as error:
+        kind = type(trainer).__name__
+        sys.stderr.write(f"lldwatch: {kind} is not watched ({error}); the training goes on without lldwatch\n")
+        return False
+    return True
