@@ -230,6 +230,14 @@ _ROWS = (
         "arXiv:2402.03300 (GRPO)",
     ),
     _plain(
+        "llds_coefficient",
+        "LLDS coefficient",
+        "",
+        "What the likelihood-preserving term was multiplied with; 0 while it was switched off.",
+        "0, or the strength it was given. Switched on by itself: a collapse was predicted.",
+        f"{PAPER}, Sec. 5.5",
+    ),
+    _plain(
         "clip_fraction",
         "Clip fraction",
         "share",

@@ -33,6 +33,7 @@ PANELS = (
     Panel("Entropy", ("entropy",), 84),
     Panel("Gradient norm", ("grad_norm",), 84, log=True),
     Panel("Reward", ("reward",), 84),
+    Panel("LLDS coefficient", ("llds_coefficient",), 40),
 )
 TITLE_HEIGHT = 30
 LANE_HEIGHT = 15
@@ -47,6 +48,7 @@ SHORT = {
     "log_prob_correct": "correct",
     "log_prob_incorrect": "incorrect",
     "grad_norm": "grad norm",
+    "llds_coefficient": "LLDS",
 }
 
 # Okabe-Ito, so that colours differ for colour-blind eyes as well; the stages also differ by their lane and their word

@@ -11,7 +11,7 @@ import pytest
 from lldwatch import SIGNALS, Observation, Stage
 from lldwatch.diagnosis import Verdict
 from lldwatch_dashboard.figures import empty_figure, log_ticks, room, run_figure, stage_labels
-from lldwatch_dashboard.panels import HEIGHT, LIGHT, PANELS, TOP, domain, panel_tops
+from lldwatch_dashboard.panels import HEIGHT, LIGHT, PANELS, TOP, axis, domain, panel_tops
 from lldwatch_dashboard.series import MAX_POINTS, Band, Series
 
 
@@ -26,6 +26,7 @@ def observation(step: int, **columns: Any) -> Observation:
         "cross_update_change": -0.01,
         "cross_update_error": 0.002,
         "noise_floor": 0.001,
+        "llds_coefficient": 0.0,
     }
     return Observation(step=step, **{**healthy, **change, **columns})
 
@@ -155,4 +156,4 @@ def test_a_healthy_run_says_so_where_the_stages_would_stand() -> None:
 def test_an_empty_panel_shows_no_axis_and_keeps_its_place() -> None:
     figure = run_figure([Observation(step=3, reward=0.5)], [])
     assert [figure.layout[f"yaxis{row + 1 if row else ''}"].visible for row in range(5)] == [False] * 4 + [True]
-    assert {drawn.yaxis for drawn in figure.data} == {"y", "y2", "y3", "y4", "y5"}
+    assert {drawn.yaxis for drawn in figure.data} == {axis(row) for row in range(len(PANELS))}

@@ -75,7 +75,7 @@ def test_what_is_recorded_is_what_trl_logs(tmp_path: Path) -> None:
         assert step.reward == pytest.approx(entry["reward"])
         assert step.grad_norm == pytest.approx(entry["grad_norm"])
         assert step.learning_rate == pytest.approx(entry["learning_rate"])
-        assert step.loss == pytest.approx(entry["loss"], abs=1e-6)
+        assert step.loss == pytest.approx(entry["loss"], abs=1e-4), "older ones round it"
         assert (step.updates, step.updates_per_batch) == (1, 1)
         if "entropy" in entry:
             assert step.entropy == pytest.approx(entry["entropy"], rel=0.2), "per response here, per token there"
@@ -134,7 +134,7 @@ def test_micro_batches_are_one_update(tmp_path: Path) -> None:
     steps = Run(tmp_path / "run").observations()
     assert [(step.step, step.updates, step.responses) for step in steps] == [(1, 1, 16), (2, 1, 16)]
     for step, (loss, norm) in zip(steps, tiny_trl.losses(done), strict=True):
-        assert step.loss == pytest.approx(loss, abs=1e-6)
+        assert step.loss == pytest.approx(loss, abs=1e-4)
         assert step.grad_norm == pytest.approx(norm)
 
 
@@ -318,7 +318,7 @@ def test_a_method_that_is_gone_is_named_and_the_rest_is_recorded(
     assert "no _calculate_rewards: the rewards of responses are not recorded" in capsys.readouterr().err
     steps = Run(tmp_path / "run").observations()
     assert len(steps) == 4
-    assert all(step.grad_norm is not None and step.entropy is not None for step in steps)
+    assert all(step.grad_norm is not None and step.responses == 8 for step in steps)
 
 
 def test_a_loss_of_its_own_is_told_and_the_training_goes_on(tmp_path: Path) -> None:
@@ -346,7 +346,9 @@ def test_a_fused_loss_is_watched_by_scoring_once_more_and_refuses_llds(
     from trl import GRPOTrainer
 
     class Liger(GRPOTrainer):  # type: ignore[misc]
-        use_liger_loss = True
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.use_liger_loss = True
 
         def compute_liger_loss(self, model: Any, inputs: Any) -> Any:
             return model(input_ids=inputs["completion_ids"]).logits.float().square().mean()
