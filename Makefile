@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PEERS := .venv-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports unit bench bench-peers samples screenshot clean
+.PHONY: help demo test lint types imports unit test-trl-matrix bench bench-llds bench-peers samples screenshot clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ imports: $(READY) ## who may import whom
 unit: $(READY) ## the tests; ARGS="-k recorder" chooses
 	@$(BIN)/pytest $(ARGS)
 
+test-trl-matrix: $(READY) ## the tests of the TRL integration with seven versions of it (20 minutes); prints the table
+	@$(BIN)/python tests/integrations/trl_matrix.py $(ARGS)
+
 bench: $(READY) ## the tables of the README (about 50 minutes on two cores)
 	@runs=$$(mktemp -d) && $(BIN)/python benchmarks/miniature.py --out $$runs $(ARGS) && \
 		$(BIN)/python benchmarks/detector.py --miniature $$runs
@@ -36,15 +39,20 @@ bench: $(READY) ## the tables of the README (about 50 minutes on two cores)
 	@$(BIN)/python benchmarks/overhead.py
 	@$(BIN)/python benchmarks/recorder.py
 	@$(BIN)/python benchmarks/logits.py
+	@$(BIN)/python benchmarks/llds_overhead.py
+
+bench-llds: $(READY) ## does LLDS keep the miniature alive (8 hours; ARGS="--seeds 0 1 2 --arms vanilla auto-both-4" chooses)
+	@$(BIN)/python benchmarks/llds.py --out runs/llds $(ARGS)
 
 bench-peers: $(PEERS)/.ready ## recorder and detector, beside what one would use otherwise (20 minutes; installs it, 1.2 GB)
 	@$(PEERS)/bin/python benchmarks/recorder.py $(ARGS)
 	@$(PEERS)/bin/python benchmarks/detector.py
 
 samples: $(READY) ## record sample_logs/ again
-	@rm -rf sample_logs/healthy sample_logs/collapse
+	@rm -rf sample_logs/healthy sample_logs/collapse sample_logs/collapse-with-llds
 	@$(BIN)/lldwatch demo --no-dashboard --scenario healthy --seed 0 --out sample_logs/healthy
 	@$(BIN)/lldwatch demo --no-dashboard --scenario collapse --seed 0 --out sample_logs/collapse
+	@$(BIN)/lldwatch demo --no-dashboard --scenario auto --seed 0 --out sample_logs/collapse-with-llds
 
 screenshot: $(READY) ## take the README's picture again (needs chromium)
 	@$(BIN)/python dashboard/screenshot.py

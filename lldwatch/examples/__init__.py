@@ -1,0 +1,1 @@
+"""Whole trainings to copy from; each runs on a CPU in seconds and is run by the tests."""
