@@ -15,6 +15,7 @@ LOG_PROBS = ("_get_per_token_logps_and_entropies", "_get_per_token_logps")
 LOSS = "compute_loss"
 GENERATE = "_generate_and_score_completions"
 REWARDS = "_calculate_rewards"
+SWIFT_REWARDS = "_rewards_per_func"
 CLIP = "clip_grad_norm_"
 
 

@@ -7,14 +7,16 @@ replayed responses makes its own forward pass in the same backward. There is no 
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lldwatch.errors import InputError
+from lldwatch.integrations import swift_batches
 from lldwatch.integrations import trl_fields as fields
-from lldwatch.integrations.trl_seams import Seams
+from lldwatch.integrations.trl_seams import LOG_PROBS, Seams
 from lldwatch.llds import Gate, LldsTerm, llds_loss
 from lldwatch.references import LaggedPolicy, Replay
 from lldwatch.rescore import Batch, without_dropout
@@ -43,13 +45,22 @@ class Scoring:
 
         Args:
             model: that the loss was given: on many ranks the one that brings the gradients together.
-            batch: what is in `trl_fields.SCORED`.
+            batch: as `trl_fields.rollout` makes it.
         """
-        ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
-        mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
-        scored = self._own(model, ids, mask, batch["completion_ids"].shape[1])
+        scored = self._of_swift(model, batch) if "kept" in batch else self._of_trl(model, batch)
         log_probs: Tensor = scored[0] if isinstance(scored, tuple) else scored
         return log_probs
+
+    def _of_trl(self, model: Any, batch: Batch) -> Any:
+        ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+        mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+        return self._own(model, ids, mask, batch["completion_ids"].shape[1])
+
+    def _of_swift(self, model: Any, batch: Batch) -> Any:
+        """By the part of it that makes one forward pass; the other asks all ranks how large their batches are."""
+        own = getattr(self._trainer, f"{LOG_PROBS[0]}_single", self._own)
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        return own(model, inputs, SimpleNamespace(logits_to_keep=batch["kept"].shape[1], seq_lengths=None))
 
 
 class Reference:
@@ -108,15 +119,13 @@ class Reference:
             mask, correct = about["response_mask"], about["correct"]
             self.replay.take(self._scoring, batch, response_mask=mask, correct=correct)
 
-    def term(
-        self, model: Any, log_probs: Tensor, field: fields.Field, dead_zone: float
-    ) -> tuple[LldsTerm, float] | None:
+    def term(self, model: Any, log_probs: Tensor, inputs: Any, dead_zone: float) -> tuple[LldsTerm, float] | None:
         """The term of one micro-batch, and its share of the update's; None: there is nothing to hold on to yet.
 
         Args:
             model: that the loss was given.
             log_probs: (batch, tokens), nats, with gradient.
-            field: of the micro-batch.
+            inputs: that the loss was given.
             dead_zone: nats of a token.
         """
         # where transformers does not divide the loss by the number of micro-batches, TRL does it, and so must this
@@ -124,7 +133,7 @@ class Reference:
         if self.replay is not None:
             term = self._on_replayed(model, dead_zone) if self.ready else None
         else:
-            term = self._on_batch(log_probs, field, dead_zone)
+            term = self._on_batch(log_probs, inputs, dead_zone)
         return None if term is None else (term, 1 / parts)
 
     def _on_replayed(self, model: Any, dead_zone: float) -> LldsTerm | None:
@@ -143,18 +152,16 @@ class Reference:
             validate=False,
         )
 
-    def _on_batch(self, log_probs: Tensor, field: fields.Field, dead_zone: float) -> LldsTerm:
+    def _on_batch(self, log_probs: Tensor, inputs: Any, dead_zone: float) -> LldsTerm:
+        field = fields.reader(inputs)
         mask, old = fields.trusted_mask(field), field("old_per_token_logps")
         if self._lagged is not None:
-            batch = fields.scored_part(field)
-            if batch is None:
-                raise InputError("prompts with images cannot be re-scored: use reference='old'")
-            old = self._lagged.log_probs(self._scoring, batch, mask)
+            old = self._lagged.log_probs(self._scoring, fields.scored_part(inputs), mask)
         tokens = self._tokens(field("num_items_in_batch"))
         return llds_loss(
             log_probs,
             log_probs.detach() if old is None else old,
-            field("advantages"),
+            fields.one_a_response(field, "advantages"),
             mask,
             gate=self._gate,
             dead_zone=dead_zone,
@@ -174,11 +181,12 @@ class Reference:
 
 
 def _replay(trainer: Any, at_most: int, micro_batch: int) -> Replay:
-    """TRL fills prompts up on the left and responses on the right."""
+    """TRL fills prompts up on the left and responses on the right; rows of ms-swift all end where the tensor ends."""
+    swift = hasattr(trainer, swift_batches.TRAINER_HAS)
     pad = getattr(trainer, "pad_token_id", None) or getattr(trainer.processing_class, "pad_token_id", None) or 0
     return Replay(
         at_most=at_most,
         micro_batch=micro_batch,
         pad_values={"prompt_ids": pad, "completion_ids": pad},
-        pad_left=("prompt_ids", "prompt_mask"),
+        pad_left=("prompt_ids", "prompt_mask", *swift_batches.NAMES) + (("response_mask",) if swift else ()),
     )

@@ -18,7 +18,7 @@ from lldwatch.errors import InputError
 from lldwatch.hooks import per_response
 from lldwatch.integrations import trl_fields as fields
 from lldwatch.integrations.guard import Guard
-from lldwatch.integrations.trl_seams import Seams, generates_next
+from lldwatch.integrations.trl_seams import SWIFT_REWARDS, Seams, generates_next
 from lldwatch.integrations.trl_terms import Reference, Scoring
 from lldwatch.monitor import Monitor
 from lldwatch.probes import LikelihoodProbe
@@ -98,7 +98,7 @@ class Watch:
             field = fields.reader(inputs)
             if not self._seams.liger:
                 self.guard.run("reading the loss", lambda: self._observe(field, scored))
-            added = self.guard.run("adding LLDS", lambda: self._llds(model, field, scored))
+            added = self.guard.run("adding LLDS", lambda: self._llds(model, inputs, scored))
             return loss if added is None else loss + added
 
         return compute_loss
@@ -209,33 +209,43 @@ class Watch:
 
     def _take_rollout(self, output: Any) -> None:
         """Mark the responses, and give the probes the batch before its first update."""
-        field = fields.reader(output)
-        size, device = len(fields.response_mask(field)), fields.response_mask(field).device
-        first = self._trainer.accelerator.process_index * size
+        parts = fields.parts_of(output)
+        masks = [fields.response_mask(fields.reader(part)) for part in parts]
+        sizes, device = [len(mask) for mask in masks], masks[0].device
+        first = self._trainer.accelerator.process_index * sum(sizes)
         self._rollouts += 1
-        place = torch.arange(first, first + size, device=device)
+        place = torch.arange(first, first + sum(sizes), device=device)
         group = place // max(int(getattr(self._trainer, "num_generations", 1)), 1)
-        output[fields.UID] = torch.from_numpy(self._monitor.new_uids(size)).to(device)
-        output[fields.GROUP] = group + (self._monitor.attempt << 48) + (self._rollouts << 20)
-        if self._rewards is not None:
-            weights = self._trainer.reward_weights.to(self._rewards.device)
-            output[fields.REWARD] = (self._rewards * weights).nansum(1)[first : first + size].float().to(device)
+        marks = {
+            fields.UID: torch.from_numpy(self._monitor.new_uids(sum(sizes))).to(device),
+            fields.GROUP: group + (self._monitor.attempt << 48) + (self._rollouts << 20),
+            fields.REWARD: self._rewards_of(first, sum(sizes), device),
+        }
+        for name, values in marks.items():
+            if values is not None:
+                for part, of_part in zip(parts, torch.split(values, sizes), strict=True):
+                    fields.put(part, name, of_part)
         self._scalars["truncated_share"] = self._logged("completions/clipped_ratio")
-        self._scalars["rollout_kl"] = fields.mismatch(field)
+        self._scalars["rollout_kl"] = fields.mismatch(fields.reader(parts[0]))
         if self._rollout is None:  # of several rollout batches before an update the first one
-            self._probe_before(field)
+            self._probe_before(parts)
 
-    def _probe_before(self, field: fields.Field) -> None:
-        batch, about = fields.scored_part(field), fields.about(field, self._correct_above)
-        if batch is None:
-            raise InputError("prompts with images cannot be re-scored: no probes, no replay")
-        self._rollout = batch, about
+    def _rewards_of(self, first: int, size: int, device: torch.device) -> Tensor | None:
+        """(size,) of this rank, summed with the trainer's weights; None: they are not known."""
+        rewards = self._rewards if self._rewards is not None else getattr(self._trainer, SWIFT_REWARDS, None)
+        if rewards is None or len(rewards) < first + size:
+            return None
+        total: Tensor = (rewards * self._trainer.reward_weights.to(rewards.device)).nansum(1)
+        return total[first : first + size].float().to(device)
+
+    def _probe_before(self, parts: list[Any]) -> None:
+        self._rollout = batch, about = fields.rollout(parts, self._correct_above)
         if self._probe is not None:
             self._probe.before_update(batch, **about)
         if self._seams.liger:
             everything = held_of(batch, about["response_mask"], about["correct"], step=0)
             scored = score_all(self._scoring, everything, int(self._trainer.args.per_device_train_batch_size))
-            self._observe(field, [(scored.log_probs, None)])
+            self._observe(fields.reader(parts[0]), [(scored.log_probs, None)])
 
     def _observe(self, field: fields.Field, scored: list[tuple[Tensor, Tensor | None]]) -> None:
         """Rows of a micro-batch, of the log-probs that the trainer's own loss was made of."""
@@ -244,7 +254,7 @@ class Watch:
             self._of_loss(scored),
             field("old_per_token_logps"),
             fields.response_mask(field),
-            advantages=field("advantages"),
+            advantages=fields.one_a_response(field, "advantages"),
             rewards=field(fields.REWARD),
             correct=fields.correct(field, self._correct_above),
             entropy=torch.cat(entropies) if len(entropies) == len(scored) else None,
@@ -260,14 +270,14 @@ class Watch:
             raise InputError(f"{looked_for} was not called: no log-probs to be read; probes and reward are recorded")
         return torch.cat([log_probs for log_probs, _ in scored]) if len(scored) > 1 else scored[0][0]
 
-    def _llds(self, model: Any, field: fields.Field, scored: list[tuple[Tensor, Tensor | None]]) -> Tensor | None:
+    def _llds(self, model: Any, inputs: Any, scored: list[tuple[Tensor, Tensor | None]]) -> Tensor | None:
         """What is to be added to the loss of a micro-batch; None: nothing is."""
         coefficient = self._monitor.llds_coefficient
         if not coefficient:
             return None
         last = self._monitor.observation
         dead_zone = (last.token_noise_floor if last is not None else None) or 0.0
-        made = self._reference.term(model, self._of_loss(scored), field, dead_zone)
+        made = self._reference.term(model, self._of_loss(scored), inputs, dead_zone)
         if made is None:
             return None
         term, scale = made

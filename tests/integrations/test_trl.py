@@ -376,7 +376,7 @@ def test_what_breaks_in_lldwatch_does_not_break_the_training(
         raise RuntimeError("made to fail")
 
     plain = trained(tmp_path / "plain")
-    monkeypatch.setattr(*((trl_watch, "per_response") if broken == "per_response" else (trl_fields, "about")), fails)
+    monkeypatch.setattr(*((trl_watch, "per_response") if broken == "per_response" else (trl_fields, "rollout")), fails)
     watched = trained(tmp_path / "watched", {"llds": "auto"})
     assert torch.equal(tiny_trl.weights(plain), tiny_trl.weights(watched))
     said = events(tmp_path / "watched" / "run", "error")

@@ -41,9 +41,8 @@ def table_row(version: str, beside: list[str]) -> str:
         trl = "trl" if version == "newest" else f"trl=={version}"
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         own = next(Path(folder).glob("lib/python*/site-packages"))
-        (own / "zz_below.pth").write_text(
-            f"{sysconfig.get_path('purelib')}\n"
-        )  # after its own: what is there comes first
+        # after its own packages: what it has itself comes first
+        (own / "zz_below.pth").write_text(f"{sysconfig.get_path('purelib')}\n{ROOT}\n")
         upgrade = ["--upgrade"] if version == "newest" else []
         status, said = run([python, "-m", "pip", "install", "--quiet", *upgrade, "-c", "constraints.txt", trl, *beside])
         if status:
