@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--run", metavar="RUN", help="run directory (default runs/ and the time)")
     run.add_argument("--llds", choices=MODES)
     run.add_argument("--strength", help="of LLDS, its coefficient")
-    run.add_argument("--reference", choices=["old", "lagged", "replay"], help="what LLDS compares with")
+    run.add_argument("--reference", choices=["old", "lagged", "replay", "both"], help="what LLDS compares with")
     run.add_argument("--probes", choices=["off", *PRESETS], help="what is re-scored (default standard)")
     run.add_argument("--correct-above", metavar="REWARD", help="a response is correct above this reward (default 0)")
     run.add_argument("--resume", action="store_true", help="go on with a run that is there")

@@ -148,3 +148,15 @@ def test_the_example_loop_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.
         check.name: check.reason for check in diagnose(run.observations())[-1].checks if check.status == "skipped"
     }
     assert skipped == NOT_HANDED_OVER
+
+
+@pytest.mark.filterwarnings("ignore")  # of TRL and transformers, which warn of each other
+def test_the_example_for_trl_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("trl")
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "integrations"))
+    monkeypatch.chdir(tmp_path)
+    import tiny_trl
+
+    code = block("example: trl").removeprefix("```python\n").removesuffix("```")
+    exec(compile(code, str(README), "exec"), {"trainer": tiny_trl.trainer(tmp_path, max_steps=2)})
+    assert [step.step for step in Run("runs/search").observations()] == [1, 2]

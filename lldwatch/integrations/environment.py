@@ -5,7 +5,7 @@
 | `LLDWATCH_RUN` | the run directory; without it nothing is watched |
 | `LLDWATCH_LLDS` | `off` (default), `on`, `auto` |
 | `LLDWATCH_STRENGTH` | of LLDS, a coefficient |
-| `LLDWATCH_REFERENCE` | of LLDS: `old`, `lagged`, `replay` |
+| `LLDWATCH_REFERENCE` | of LLDS: `old`, `lagged`, `replay`, `both` |
 | `LLDWATCH_PROBES` | `off`, `economy`, `standard`, `full` |
 | `LLDWATCH_RESUME` | `1`: go on with a run that is there |
 | `LLDWATCH_CORRECT_ABOVE` | a response is correct when its reward is above this number (0) |
@@ -24,7 +24,7 @@ from lldwatch.intervention import MODES, Correct
 from lldwatch.probe_plan import PRESETS
 
 PREFIX = "LLDWATCH_"
-REFERENCES = ("old", "lagged", "replay")
+REFERENCES = ("old", "lagged", "replay", "both")
 PROBES = ("off", *PRESETS)
 
 _OTHERS = ("CACHE", "UPDATE", "LAUNCHED")  # of the miniature, of the tests, of `lldwatch run`

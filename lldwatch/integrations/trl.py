@@ -61,7 +61,7 @@ def attach(
     run_dir: str | os.PathLike[str],
     *,
     llds: Mode | Correct = "off",
-    reference: Literal["old", "lagged", "replay"] = "replay",
+    reference: Literal["old", "lagged", "replay", "both"] = "replay",
     gate: Gate = "action",
     replay_share: float = 0.25,
     lag: int = 16,
@@ -79,7 +79,7 @@ def attach(
         llds: "off", "on", "auto", or `lldwatch.intervention.Correct`.
         reference: what LLDS compares with: correct responses of earlier batches ("replay", which acts in every
             configuration), the batch's own old log-probs ("old", the paper's; without effect when each batch is used
-            once), or the batch under the policy `lag` updates ago ("lagged").
+            once), both of them ("both"), or the batch under the policy `lag` updates ago ("lagged").
         gate: of LLDS, see `lldwatch.llds.llds_loss`.
         replay_share: replayed responses beside each micro-batch, as a share of its responses.
         lag: in optimizer updates.

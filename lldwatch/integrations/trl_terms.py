@@ -21,7 +21,7 @@ from lldwatch.llds import Gate, LldsTerm, llds_loss
 from lldwatch.references import LaggedPolicy, Replay
 from lldwatch.rescore import Batch, without_dropout
 
-REFERENCES = ("old", "lagged", "replay")
+REFERENCES = ("old", "lagged", "replay", "both")
 
 
 class Scoring:
@@ -68,7 +68,7 @@ class Reference:
 
     Args:
         kind: "old": the batch's own log-probs before its updates (the paper); "lagged": the batch under the policy some
-            updates ago; "replay": correct responses of earlier batches.
+            updates ago; "replay": correct responses of earlier batches; "both": "old" and "replay".
         trainer: that is watched.
         seams: what was found on it.
         scoring: scores responses.
@@ -94,7 +94,8 @@ class Reference:
         self._trainer, self._seams, self._scoring, self._gate = trainer, seams, scoring, gate
         size = int(trainer.args.per_device_train_batch_size)
         self._drawn = max(round(share * size), 1)
-        self.replay = _replay(trainer, 4 * self._drawn, size) if kind == "replay" else None
+        self._batch_too = kind != "replay"
+        self.replay = _replay(trainer, 4 * self._drawn, size) if kind in ("replay", "both") else None
         self._lagged = LaggedPolicy(trainer.model, lag) if kind == "lagged" else None
         self.ready = False
 
@@ -119,8 +120,8 @@ class Reference:
             mask, correct = about["response_mask"], about["correct"]
             self.replay.take(self._scoring, batch, response_mask=mask, correct=correct)
 
-    def term(self, model: Any, log_probs: Tensor, inputs: Any, dead_zone: float) -> tuple[LldsTerm, float] | None:
-        """The term of one micro-batch, and its share of the update's; None: there is nothing to hold on to yet.
+    def terms(self, model: Any, log_probs: Tensor, inputs: Any, dead_zone: float) -> list[tuple[LldsTerm, float]]:
+        """The terms of one micro-batch, each with its share of the update's; none while there is nothing to hold on to.
 
         Args:
             model: that the loss was given.
@@ -130,15 +131,12 @@ class Reference:
         """
         # where transformers does not divide the loss by the number of micro-batches, TRL does it, and so must this
         parts = 1 if self._seams.scales_loss else int(getattr(self._trainer, "current_gradient_accumulation_steps", 1))
-        if self.replay is not None:
-            term = self._on_replayed(model, dead_zone) if self.ready else None
-        else:
-            term = self._on_batch(log_probs, inputs, dead_zone)
-        return None if term is None else (term, 1 / parts)
+        made = [self._on_batch(log_probs, inputs, dead_zone)] if self._batch_too else []
+        replayed = self._on_replayed(model, dead_zone) if self.ready else None
+        return [(term, 1 / parts) for term in (*made, replayed) if term is not None]
 
     def _on_replayed(self, model: Any, dead_zone: float) -> LldsTerm | None:
-        assert self.replay is not None
-        earlier = self.replay.draw(self._drawn)
+        earlier = None if self.replay is None else self.replay.draw(self._drawn)
         if earlier is None:
             return None
         return llds_loss(

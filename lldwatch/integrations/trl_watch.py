@@ -277,12 +277,11 @@ class Watch:
             return None
         last = self._monitor.observation
         dead_zone = (last.token_noise_floor if last is not None else None) or 0.0
-        made = self._reference.term(model, self._of_loss(scored), inputs, dead_zone)
-        if made is None:
-            return None
-        term, scale = made
-        self._monitor.llds(term)
-        return coefficient * scale * term.loss
+        added = None
+        for term, share in self._reference.terms(model, self._of_loss(scored), inputs, dead_zone):
+            self._monitor.llds(term)
+            added = coefficient * share * term.loss if added is None else added + coefficient * share * term.loss
+        return added
 
     def _close_step(self) -> None:
         """The rollout batch has had all its updates. Every rank comes here, and none may leave before `step`."""

@@ -174,7 +174,7 @@ def test_tool_feedback_is_not_the_policys(tmp_path: Path) -> None:
     assert set(rows["first_action_tokens"].to_pylist()) == {3}
 
 
-@pytest.mark.parametrize("reference", ["old", "lagged", "replay"])
+@pytest.mark.parametrize("reference", ["old", "lagged", "replay", "both"])
 def test_llds_acts_on_reused_batches_and_is_recorded(tmp_path: Path, reference: str) -> None:
     plain = trained(tmp_path / "plain", **REUSED, **FALLING)
     watched = {"llds": Correct(mode="on", strength=4.0), "reference": reference, "lag": 1}
@@ -388,7 +388,7 @@ def test_what_breaks_in_lldwatch_does_not_break_the_training(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"reference": "new"}, "reference='new': expected one of old, lagged, replay"),
+        ({"reference": "new"}, "reference='new': expected one of old, lagged, replay, both"),
         ({"llds": "sometimes"}, "llds='sometimes'"),
         ({"probes": "all"}, "preset='all'"),
         ({"replay_share": 0}, "replay_share=0"),
