@@ -73,10 +73,14 @@ _OFF = Correct(strength=0.0)
 _REPLAY = _with(COLLAPSE, reference="replay")
 _FIFTH = _with(COLLAPSE, reference="replay", replay_share=0.2)
 _BOTH = _with(COLLAPSE, reference="old and replay")
+_BOTH_FIFTH = _with(COLLAPSE, reference="old and replay", replay_share=0.2)
 _IMITATION = _with(COLLAPSE, reference="replay", replay_likelihood=True)
+_BOTH_IMITATION = _with(COLLAPSE, reference="old and replay", replay_likelihood=True)
 _HEALTHY_REPLAY = _with(HEALTHY, reference="replay")
-_SLOWER_FIFTH = _with(SLOWER, reference="replay", replay_share=0.2)
+_HEALTHY_BOTH = _with(HEALTHY, reference="old and replay")
+_SLOWER_FIFTH = _with(SLOWER, reference="old and replay", replay_share=0.2)
 _TOO_FAST_REPLAY = _with(TOO_FAST, reference="replay")
+_TOO_FAST_BOTH = _with(TOO_FAST, reference="old and replay")
 
 GROUPS: dict[str, dict[str, Arm]] = {
     "16 updates on each rollout batch, unless said otherwise": {
@@ -92,23 +96,27 @@ GROUPS: dict[str, dict[str, Arm]] = {
         "auto-replay-1": Arm("**auto**, replay LLDS 1", _auto(1.0), _REPLAY),
         "auto-replay-1-fifth": Arm("**auto**, replay LLDS 1, a fifth as many responses", _auto(1.0), _FIFTH),
         "auto-both-4": Arm("**auto**, batch and replay LLDS 4", _auto(4.0), _BOTH),
+        "auto-both-4-fifth": Arm("**auto**, the same, a fifth as many replayed", _auto(4.0), _BOTH_FIFTH),
         "auto-fewer-updates": Arm("**auto**, 4 updates while asked", _auto(0.0), replace(COLLAPSE, fewer_epochs=1)),
     },
     "Controls": {
         "auto-imitation-1": Arm("**auto**, the same replay, plain log-likelihood 1", _auto(1.0), _IMITATION),
+        "auto-both-imitation-4": Arm(
+            "**auto**, batch LLDS 4 and plain log-likelihood 4 of the replayed", _auto(4.0), _BOTH_IMITATION
+        ),
         "healthy-replay-1": Arm("healthy with replay LLDS 1 from the start", _on(1.0), _HEALTHY_REPLAY),
-        "healthy-auto-replay-1": Arm("healthy, **auto**, replay LLDS 1", _auto(1.0), _HEALTHY_REPLAY),
+        "healthy-auto-both-4": Arm("healthy, **auto**, batch and replay LLDS 4", _auto(4.0), _HEALTHY_BOTH),
     },
     "Learning rate 1e-3 instead of 1.5e-3": {
         "slower-vanilla": Arm("vanilla GRPO", _OFF, SLOWER),
         "slower-batch-1": Arm("batch LLDS 1 from the start", _on(1.0), SLOWER),
-        "slower-auto-replay-1-fifth": Arm("**auto**, replay LLDS 1, a fifth", _auto(1.0), _SLOWER_FIFTH),
+        "slower-auto-both-4-fifth": Arm("**auto**, batch and a fifth of replay LLDS 4", _auto(4.0), _SLOWER_FIFTH),
     },
     "Learning rate too high: 2e-3, 8 updates": {
         "fast-vanilla": Arm("vanilla GRPO", _OFF, TOO_FAST),
         "fast-batch-1": Arm("batch LLDS 1 from the start", _on(1.0), TOO_FAST),
         "fast-replay-1": Arm("replay LLDS 1 from the start", _on(1.0), _TOO_FAST_REPLAY),
-        "fast-auto-replay-1": Arm("**auto**, replay LLDS 1", _auto(1.0), _TOO_FAST_REPLAY),
+        "fast-auto-both-4": Arm("**auto**, batch and replay LLDS 4", _auto(4.0), _TOO_FAST_BOTH),
     },
     "Other gates than an action's, LLDS 1 from the start": {
         "batch-1-response": Arm("batch, response gate", _on(1.0), _with(COLLAPSE, gate="response")),
@@ -123,7 +131,7 @@ PICTURE = {  # arm: (words, colour)
     "healthy": ("4 updates per batch", "#7f8c8d"),
     "vanilla": ("16 updates per batch", "#c0392b"),
     "batch-1": ("16, batch LLDS from the start", "#e08e0b"),
-    "auto-replay-1": ("16, replay LLDS when lldwatch predicts the collapse", "#1f77b4"),
+    "auto-both-4": ("16, LLDS when lldwatch predicts the collapse", "#1f77b4"),
 }
 
 
