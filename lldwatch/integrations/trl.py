@@ -165,6 +165,8 @@ def _said(
     lines += seams.missing
     if seams.liger:
         lines.append(_LIGER)
+    if seams.vllm:
+        lines.append("vLLM: old log-probs are the trainer's own, tokens it has masked out get no LLDS, see rollout_kl")
     if settings.mode != "off":
         costs = f"; {price}" if price else ""
         lines.append(f"LLDS {settings.mode}, strength {settings.strength:g}, reference {reference!r}{costs}")

@@ -27,6 +27,7 @@ class Seams:
         log_probs: name of the method that scores responses.
         missing: what was looked for in vain, and what is lost by it.
         liger: the loss is computed by a fused kernel that gives no log-probs.
+        vllm: responses are written by vLLM, and the trainer corrects for the difference.
         on_policy: each rollout batch is used for one update, so that the old log-probs are the current ones.
         scales_loss: transformers itself divides the loss by the number of micro-batches.
     """
@@ -34,6 +35,7 @@ class Seams:
     log_probs: str
     missing: tuple[str, ...]
     liger: bool
+    vllm: bool
     on_policy: bool
     scales_loss: bool
 
@@ -66,6 +68,7 @@ def find_seams(trainer: Any) -> Seams:
         log_probs=found[0],
         missing=tuple(missing),
         liger=liger and hasattr(trainer, "compute_liger_loss"),
+        vllm=_corrects_vllm(trainer),
         on_policy=_on_policy(trainer),
         scales_loss=_scales_loss(trainer),
     )
@@ -87,8 +90,13 @@ def generates_next(trainer: Any) -> bool | None:
 def _on_policy(trainer: Any) -> bool:
     """The rule by which TRL (0.20 and newer) leaves the old log-probs out."""
     every = generates_every(trainer)
-    corrected = getattr(trainer, "use_vllm", False) and getattr(trainer, "vllm_importance_sampling_correction", False)
-    return every is not None and trainer.args.gradient_accumulation_steps % every == 0 and not corrected
+    aligned = every is not None and trainer.args.gradient_accumulation_steps % every == 0
+    return aligned and not _corrects_vllm(trainer)
+
+
+def _corrects_vllm(trainer: Any) -> bool:
+    names = ("use_vllm", "vllm_importance_sampling_correction")
+    return all(bool(getattr(trainer, name, False)) for name in names)
 
 
 def _scales_loss(trainer: Any) -> bool:
