@@ -174,7 +174,7 @@ def _layout(palette: Palette, revision: str) -> dict[str, Any]:
     layout["xaxis"] |= {"showspikes": True, "spikemode": "across", "spikesnap": "hovered data", "spikethickness": 1}
     layout["xaxis"] |= {"spikecolor": palette.muted, "spikedash": "dot", "unifiedhovertitle": {"text": "step %{x}"}}
     for row, panel in enumerate(PANELS):
-        scale = {"type": "log"} if panel.log else {"nticks": 5}
+        scale = {"type": "log"} if panel.log else {"nticks": 5 if panel.height > 60 else 3}
         name = axis(row).replace("y", "yaxis")
         layout[name] = {**line, **scale, "domain": domain(row), "anchor": "x", "zeroline": False}
     return layout

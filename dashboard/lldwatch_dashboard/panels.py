@@ -33,7 +33,7 @@ PANELS = (
     Panel("Entropy", ("entropy",), 84),
     Panel("Gradient norm", ("grad_norm",), 84, log=True),
     Panel("Reward", ("reward",), 84),
-    Panel("LLDS coefficient", ("llds_coefficient",), 40),
+    Panel("LLDS coefficient", ("llds_coefficient",), 56),
 )
 TITLE_HEIGHT = 30
 LANE_HEIGHT = 15
