@@ -18,8 +18,6 @@ from lldwatch.integrations.environment import PREFIX, wanted
 from lldwatch.run import is_run
 
 STARTUP = Path(__file__).with_name("startup")
-_VERL_MODULES = "VERL_USE_EXTERNAL_MODULES"
-_VERL = "lldwatch.integrations.verl"
 
 
 def environment_for(settings: Mapping[str, str | None], environment: Mapping[str, str]) -> dict[str, str]:
@@ -42,8 +40,6 @@ def environment_for(settings: Mapping[str, str | None], environment: Mapping[str
     if said is not None and is_run(Path(run)) and not said.resume:
         raise RunExistsError(f"{run} holds a run already: give --resume to go on with it, or another --run")
     made["PYTHONPATH"] = os.pathsep.join(filter(None, [str(STARTUP), made.get("PYTHONPATH", "")]))
-    others = [name for name in made.get(_VERL_MODULES, "").split(",") if name and name != _VERL]
-    made[_VERL_MODULES] = ",".join([*others, _VERL])
     return made
 
 

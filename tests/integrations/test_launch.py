@@ -74,9 +74,8 @@ def test_a_trainer_that_is_not_grpo_trains_unwatched(tmp_path: Path) -> None:
 
 def test_what_is_broken_in_lldwatch_is_one_line_and_the_training_goes_on(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
-    (tmp_path / "verl" / "trainer" / "ppo").mkdir(parents=True)
-    (tmp_path / "verl" / "trainer" / "ppo" / "core_algos.py").write_text("compute = 1\n")
-    script = "import verl.trainer.ppo.core_algos as algos; print(algos.compute)"
+    (tmp_path / "verl.py").write_text("compute = 1\n")
+    script = "import verl; print(verl.compute)"
     broken = tmp_path / "broken"
     (broken / "lldwatch").mkdir(parents=True)
     (broken / "lldwatch" / "__init__.py").write_text("raise RuntimeError('made to fail')\n")
@@ -84,7 +83,7 @@ def test_what_is_broken_in_lldwatch_is_one_line_and_the_training_goes_on(tmp_pat
     given = {**os.environ, **environment}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=given, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "1\n")
-    assert "verl.trainer.ppo.core_algos is not watched (RuntimeError: made to fail)" in done.stderr
+    assert "verl is not watched (RuntimeError: made to fail)" in done.stderr
 
 
 def test_a_sitecustomize_of_the_users_own_still_runs(tmp_path: Path) -> None:
@@ -99,10 +98,7 @@ def test_settings_reach_the_training_and_what_it_starts() -> None:
     assert made["LLDWATCH_LLDS"] == "auto"
     assert "LLDWATCH_RESUME" not in made
     assert made["PYTHONPATH"] == f"{STARTUP}{os.pathsep}/own"
-    assert made["VERL_USE_EXTERNAL_MODULES"] == "lldwatch.integrations.verl"
     assert made["HOME"] == "/home/me"
-    both = environment_for({"RUN": "here"}, {"VERL_USE_EXTERNAL_MODULES": "mine"})
-    assert both["VERL_USE_EXTERNAL_MODULES"] == "mine,lldwatch.integrations.verl"
 
 
 def test_what_is_wrong_is_said_before_anything_starts(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from types import ModuleType
 
 TRAINERS = {
     "transformers.trainer": "lldwatch.integrations.startup_trl:watch_every_trainer",
-    "verl.trainer.ppo.core_algos": "lldwatch.integrations.verl:register",
-    "openrlhf.models.loss": "lldwatch.integrations.openrlhf:setup",
+    "verl": "lldwatch.integrations.verl:register",
+    "openrlhf": "lldwatch.integrations.openrlhf:setup",
 }
 """Module that is waited for -> what is called once it was imported."""
 
