@@ -6,10 +6,10 @@ READY := $(VENV)/.ready
 PEERS := .venv-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports unit test-trl-matrix bench bench-llds bench-peers samples screenshot clean
+.PHONY: help demo test lint types imports unit test-trl-matrix test-swift test-verl test-openrlhf bench bench-llds bench-peers samples screenshot clean
 
 help: ## what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY) ## train a tiny policy that really collapses, with the live dashboard; ARGS="--scenario healthy"
 	@$(BIN)/lldwatch demo $(ARGS)
@@ -31,6 +31,32 @@ unit: $(READY) ## the tests; ARGS="-k recorder" chooses
 
 test-trl-matrix: $(READY) ## the tests of the TRL integration with seven versions of it (20 minutes); prints the table
 	@$(BIN)/python tests/integrations/trl_matrix.py $(ARGS)
+
+test-swift: $(READY) ## a real training of ms-swift, in an environment on top of ours
+	@test -d .venv-swift || $(PYTHON) -m venv .venv-swift
+	@$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib')); print('$(CURDIR)')" \
+		> $$(echo .venv-swift/lib/python*/site-packages)/zz_below.pth
+	@.venv-swift/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/integrations/swift.txt
+	@.venv-swift/bin/python -m pytest -p no:cacheprovider tests/integrations/test_swift.py
+
+test-verl: $(READY) ## the verl and Search-R1 tests with the real packages (1.8 GB; a few minutes)
+	@test -d .venv-verl || $(PYTHON) -m venv .venv-verl
+	@.venv-verl/bin/python -m pip install --quiet --disable-pip-version-check -r constraints.txt
+	@.venv-verl/bin/python -m pip install --quiet --disable-pip-version-check -r tests/integrations/verl.txt
+	@.venv-verl/bin/python -m pip install --quiet --disable-pip-version-check --no-deps verl==0.9.1
+	@for old in 0.1 0.2; do .venv-verl/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--target .venv-verl/verl-$$old verl==$$old; done
+	@.venv-verl/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@.venv-verl/bin/python -m pytest tests/integrations/test_verl.py tests/integrations/test_search_r1.py
+
+test-openrlhf: $(READY) ## the OpenRLHF tests with the real package (needs a C++ compiler; 2 GB)
+	@test -d .venv-openrlhf || $(PYTHON) -m venv .venv-openrlhf
+	@.venv-openrlhf/bin/python -m pip install --quiet --disable-pip-version-check -r constraints.txt
+	@.venv-openrlhf/bin/python -m pip install --quiet --disable-pip-version-check -r tests/integrations/openrlhf.txt
+	@.venv-openrlhf/bin/python -m pip install --quiet --disable-pip-version-check --no-deps openrlhf==0.11.2
+	@DS_BUILD_OPS=0 .venv-openrlhf/bin/python -m pip install --quiet --disable-pip-version-check \
+		--no-build-isolation --no-deps deepspeed==0.19.6
+	@PYTHONPATH=. TORCHDYNAMO_DISABLE=1 .venv-openrlhf/bin/python -m pytest tests/integrations/test_openrlhf.py
 
 bench: $(READY) ## the tables of the README (about 50 minutes on two cores)
 	@runs=$$(mktemp -d) && $(BIN)/python benchmarks/miniature.py --out $$runs $(ARGS) && \
@@ -58,7 +84,7 @@ screenshot: $(READY) ## take the README's picture again (needs chromium)
 	@$(BIN)/python dashboard/screenshot.py
 
 clean: ## remove what was installed and built
-	rm -rf $(VENV) $(PEERS) build dist *.egg-info
+	rm -rf $(VENV) $(PEERS) .venv-swift .venv-verl .venv-openrlhf build dist *.egg-info
 
 # torch first and alone: whatever depends on it would otherwise fetch its newest release, with gigabytes of GPU packages
 $(READY): pyproject.toml constraints.txt
