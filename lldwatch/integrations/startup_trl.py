@@ -50,7 +50,7 @@ def _attached(trainer: Any, settings: Wanted) -> bool:
             settings.run,
             llds=settings.llds,
             probes=settings.probes or "standard",
-            reference=settings.reference or "replay",  # type: ignore[arg-type]  # one of them
+            reference=settings.reference or "both",  # type: ignore[arg-type]  # one of them
             correct_above=settings.correct_above,
             resume=settings.resume,
         )

@@ -4,8 +4,7 @@ LLDWATCH_RUN=runs/search LLDWATCH_LLDS=auto swift rlhf --rlhf_type grpo \
     --external_plugins "$(python -c 'import lldwatch.integrations.swift as s; print(s.__file__)')" ...
 
 `lldwatch run --llds auto -- swift rlhf ...` does the same without the plugin. The settings are those of
-`lldwatch.integrations.environment`. Megatron-SWIFT and the Ray trainers have a loss of their own: their logs can be
-diagnosed, they are not watched.
+`lldwatch.integrations.environment`. Megatron-SWIFT and the Ray trainers have a loss of their own, which is not watched.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def attach(
     run_dir: str | os.PathLike[str],
     *,
     llds: Mode | Correct = "off",
-    reference: Literal["old", "lagged", "replay", "both"] = "replay",
+    reference: Literal["old", "lagged", "replay", "both"] = "both",
     gate: Gate = "action",
     replay_share: float = 0.25,
     lag: int = 16,

@@ -51,7 +51,7 @@ def find_seams(trainer: Any) -> Seams:
     if not found:
         raise InputError(
             f"{kind} has neither {' nor '.join(LOG_PROBS)}: expected a GRPOTrainer of TRL 0.19 or newer, or one made "
-            "from it; a loop of your own takes lldwatch.Monitor, a log takes `lldwatch diagnose`"
+            "from it; a loop of your own takes lldwatch.Monitor"
         )
     for name in (LOSS, "add_callback", "accelerator", "args"):
         if not hasattr(trainer, name):
