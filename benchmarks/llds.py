@@ -100,7 +100,9 @@ GROUPS: dict[str, dict[str, Arm]] = {
         "auto-fewer-updates": Arm("**auto**, 4 updates while asked", _auto(0.0), replace(COLLAPSE, fewer_epochs=1)),
     },
     "Controls": {
-        "auto-imitation-1": Arm("**auto**, the same replay, plain log-likelihood 1", _auto(1.0), _IMITATION),
+        "auto-imitation-1": Arm(
+            "control: **auto**, plain log-likelihood 1 of the same replayed responses", _auto(1.0), _IMITATION
+        ),
         "auto-both-imitation-4": Arm(
             "**auto**, batch LLDS 4 and plain log-likelihood 4 of the replayed", _auto(4.0), _BOTH_IMITATION
         ),
