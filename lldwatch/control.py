@@ -90,10 +90,14 @@ class Orders:
             return
         if (state.st_mtime_ns, state.st_ino) == self._seen:
             return
+        try:
+            text = self._file.read_text()
+        except OSError:  # the next time, perhaps
+            return
         self._seen = (state.st_mtime_ns, state.st_ino)
         try:
-            given = json.loads(self._file.read_text())
+            given = json.loads(text)
             self.latest = Order(given["llds"], given.get("strength"))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             words = "%s is no order (%s: %s): LLDS stays as it is; write it with `lldwatch llds RUN on|off|auto`"
             log.warning(f"lldwatch: {words}", self._file, type(error).__name__, error)

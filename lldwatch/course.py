@@ -190,7 +190,8 @@ class Course:
         if order is not None and order != self._followed:
             self._followed = order
             self._intervention = Intervention(order.applied_to(self._intervention.settings))
-            self.recorder.event(step, "llds", f"ordered: {order.in_words}")
+            dry = ": nothing is done, since this is a dry run" if self._intervention.settings.dry_run else ""
+            self.recorder.event(step, "llds", f"ordered: {order.in_words}{dry}")
 
     def _last_recorded_step(self) -> int | None:
         """And the decision as of it: LLDS must not pause because the process was another."""

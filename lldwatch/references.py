@@ -278,6 +278,7 @@ class Replay:
         response_mask: Tensor,
         correct: Tensor,
         answer_mask: Tensor | None = None,
+        passes: int = 0,
     ) -> int:
         """Keep a batch's correct responses, as the policy scores them now: call after the step's last update.
 
@@ -287,6 +288,7 @@ class Replay:
             response_mask: (batch, tokens), 1 on policy tokens.
             correct: (batch,) bool.
             answer_mask: (batch, tokens), 1 on the final answer.
+            passes: make at least so many forward passes, also where nothing is correct, as sharded models want it.
 
         Returns:
             How many were kept. A batch without a correct response pushes none out.
@@ -298,10 +300,12 @@ class Replay:
         everything = held_of(batch, response_mask, correct, step=self._steps, answer_mask=answer_mask)
         rows = torch.from_numpy(np.flatnonzero(everything.correct))
         if not len(rows):
+            if passes and len(everything):  # the other ranks make theirs
+                score_all(score, everything.pick(torch.zeros(1, dtype=torch.long)), self._micro_batch, passes)
             return 0
         rows = rows if self.at_most is None else evenly(rows, self.at_most)
         held = everything.pick(rows.to(response_mask.device))
-        self._held = [*self._held, held.scored(score_all(score, held, self._micro_batch))][-self.batches :]
+        self._held = [*self._held, held.scored(score_all(score, held, self._micro_batch, passes))][-self.batches :]
         return len(held)
 
     def draw(self, responses: int) -> Replayed | None:

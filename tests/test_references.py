@@ -472,3 +472,18 @@ def test_on_a_gpu_snapshots_may_stay_on_the_host_and_replays_on_the_device() -> 
     assert one.log_probs.is_cuda
     assert torch.equal(one.log_probs, other.log_probs)
     assert torch.equal(state, torch.cuda.get_rng_state())
+
+
+@pytest.mark.parametrize("correct", [0, 1, 6])
+def test_a_replay_makes_as_many_passes_as_the_other_ranks(correct: int) -> None:
+    batch, calls = made_up(), 0
+
+    def counted(part: Mapping[str, Tensor]) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return score(part)
+
+    replay, right = Replay(micro_batch=2), torch.arange(6) < correct
+    mask, tokens = batch["response_mask"], {"tokens": batch["tokens"]}
+    kept = replay.take(counted, tokens, response_mask=mask, correct=right, passes=3)
+    assert (kept, len(replay), calls) == (correct, correct, 3)

@@ -17,7 +17,7 @@ log = logging.getLogger("lldwatch")
 Result = TypeVar("Result")
 
 GIVE_UP_AFTER = 3
-"""Failures of a part after which it is not tried again."""
+"""Failures of a part in a row after which it is not tried again."""
 
 
 class Guard:
@@ -35,25 +35,28 @@ class Guard:
         """The part has not failed so often that it was left out."""
         return self._failures.get(part, 0) < GIVE_UP_AFTER
 
-    def run(self, part: str, function: Callable[[], Result]) -> Result | None:
+    def run(self, part: str, function: Callable[[], Result], *, always: bool = False) -> Result | None:
         """What the function returns; None if it failed, or is not tried any more.
 
         Args:
             part: what is being done, in words: each is given up by itself.
             function: what to do.
+            always: do not give it up, since other ranks wait for it.
         """
-        if not self.works(part):
+        if not (always or self.works(part)):
             return None
         try:
-            return function()
+            result = function()
         except Exception as error:
             self._failures[part] = count = self._failures.get(part, 0) + 1
             words = f"{part} failed: {type(error).__name__}: {error}"
             if count == 1:
                 self._say(f"{words}; the training goes on\n{traceback.format_exc()}")
-            if count == GIVE_UP_AFTER:
+            if count == GIVE_UP_AFTER and not always:
                 self._say(f"{words}, for the {count}rd time: it is left out from now on; the training goes on")
             return None
+        self._failures.pop(part, None)
+        return result
 
     def _say(self, words: str) -> None:
         log.warning("lldwatch: %s", words)

@@ -13,6 +13,7 @@ from typing import Any
 from lldwatch.integrations.environment import Wanted, wanted
 from lldwatch.integrations.trl import attach
 from lldwatch.integrations.trl_seams import LOG_PROBS
+from lldwatch.monitor import Monitor
 
 _MARK = "_lldwatch_tried"
 
@@ -34,18 +35,20 @@ def watch_every_trainer() -> None:
     def train(self: Any, *args: Any, **kwargs: Any) -> Any:
         if not hasattr(self, _MARK) and any(hasattr(self, name) for name in LOG_PROBS):
             setattr(self, _MARK, True)
-            if _attached(self, settings):
-                return self.train(*args, **kwargs)  # by way of the wrapper on this trainer, which closes the run
+            monitor = _attached(self, settings)
+            if monitor is not None:
+                with monitor:  # not self.train again: what a class made from it does around this would be done twice
+                    return own(self, *args, **kwargs)
         return own(self, *args, **kwargs)
 
     setattr(train, _MARK, True)
     Trainer.train = train
 
 
-def _attached(trainer: Any, settings: Wanted) -> bool:
-    """Whether the trainer is watched now; if not, why is said."""
+def _attached(trainer: Any, settings: Wanted) -> Monitor | None:
+    """Watches the trainer; None if that cannot be, and why is said."""
     try:
-        attach(
+        return attach(
             trainer,
             settings.run,
             llds=settings.llds,
@@ -57,5 +60,4 @@ def _attached(trainer: Any, settings: Wanted) -> bool:
     except Exception as error:
         kind = type(trainer).__name__
         sys.stderr.write(f"lldwatch: {kind} is not watched ({error}); the training goes on without lldwatch\n")
-        return False
-    return True
+        return None

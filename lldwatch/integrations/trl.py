@@ -24,8 +24,11 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import torch
+
 from lldwatch.detector import CollapseDetector
 from lldwatch.errors import InputError
+from lldwatch.integrations.trl_callback import WatchCallback
 from lldwatch.integrations.trl_seams import (
     CLIP,
     GENERATE,
@@ -37,7 +40,7 @@ from lldwatch.integrations.trl_seams import (
     settings_of,
 )
 from lldwatch.integrations.trl_terms import Reference, Scoring
-from lldwatch.integrations.trl_watch import Watch, WatchCallback
+from lldwatch.integrations.trl_watch import Watch
 from lldwatch.intervention import Correct, Mode
 from lldwatch.llds import Gate
 from lldwatch.monitor import Monitor
@@ -122,7 +125,7 @@ def attach(
     trainer.add_callback(WatchCallback(watch))
     if trainer.accelerator.is_main_process:
         price = held.price(generates_every(trainer) or 1)
-        for line in _said(seams, settings, reference, price, correct_above, probes):
+        for line in _said(seams, settings, reference, price, correct_above, probes, _dropout(trainer.model)):
             print(f"lldwatch: {line}", file=sys.stderr)
             monitor.event("attach", line)
     return monitor
@@ -132,6 +135,11 @@ def _text(trainer: Any) -> Callable[[int], str] | None:
     """Token id -> the token in words."""
     decode = getattr(trainer.processing_class, "decode", None)
     return None if decode is None else lambda token: str(decode([token]))
+
+
+def _dropout(model: Any) -> float:
+    """The largest rate among the model's dropout layers."""
+    return max((float(layer.p) for layer in model.modules() if isinstance(layer, torch.nn.Dropout)), default=0.0)
 
 
 def _name(trainer: Any) -> str:
@@ -158,7 +166,13 @@ def _wrap(trainer: Any, seams: Seams, watch: Watch) -> None:
 
 
 def _said(
-    seams: Seams, settings: Correct, reference: str, price: str | None, correct_above: float, probes: str | Plan
+    seams: Seams,
+    settings: Correct,
+    reference: str,
+    price: str | None,
+    correct_above: float,
+    probes: str | Plan,
+    dropout: float,
 ) -> list[str]:
     """What the user should know at the start."""
     lines = [f"attached: log-probs from {seams.log_probs}; correct is a response with a reward above {correct_above:g}"]
@@ -170,6 +184,8 @@ def _said(
     if settings.mode != "off":
         costs = f"; {price}" if price else ""
         lines.append(f"LLDS {settings.mode}, strength {settings.strength:g}, reference {reference!r}{costs}")
+    if settings.mode != "off" and dropout:
+        lines.append(f"dropout of {dropout:g} is noise to LLDS, which pushes against it: set it to 0")
     if settings.mode != "off" and reference == "old" and seams.on_policy:
         lines.append(_INERT)
     if probes == "off":

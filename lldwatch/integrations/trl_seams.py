@@ -56,6 +56,10 @@ def find_seams(trainer: Any) -> Seams:
     for name in (LOSS, "add_callback", "accelerator", "args"):
         if not hasattr(trainer, name):
             raise InputError(f"{kind} has no {name}: expected a trainer made from transformers.Trainer")
+    if getattr(getattr(trainer, "template", None), "sequence_parallel_size", 1) > 1:
+        raise InputError(
+            "sequence_parallel_size above 1 (ms-swift): ranks hold parts of the same rows, not watched yet"
+        )
     lost = {
         GENERATE: "rewards, groups and probes",
         REWARDS: "the rewards of responses",

@@ -118,7 +118,12 @@ class Reference:
         """After the last update on a rollout batch: keep its correct responses, if they are to be replayed."""
         if self.replay is not None:
             mask, correct = about["response_mask"], about["correct"]
-            self.replay.take(self._scoring, batch, response_mask=mask, correct=correct)
+            many, size = (
+                self._trainer.accelerator.num_processes > 1,
+                int(self._trainer.args.per_device_train_batch_size),
+            )
+            passes = -(-(self.replay.at_most or 0) // size) if many else 0  # as many on all ranks
+            self.replay.take(self._scoring, batch, response_mask=mask, correct=correct, passes=passes)
 
     def terms(self, model: Any, log_probs: Tensor, inputs: Any, dead_zone: float) -> list[tuple[LldsTerm, float]]:
         """The terms of one micro-batch, each with its share of the update's; none while there is nothing to hold on to.

@@ -6,15 +6,15 @@ Everything of ours runs in a `Guard`: what the trainer's own method returns is p
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import TrainerCallback
 
-from lldwatch.errors import InputError
+from lldwatch.errors import InputError, RanksError
 from lldwatch.hooks import per_response
 from lldwatch.integrations import trl_fields as fields
 from lldwatch.integrations.guard import Guard
@@ -25,6 +25,20 @@ from lldwatch.probes import LikelihoodProbe
 from lldwatch.ranks import Ranks
 from lldwatch.rescore import Batch, score_all
 from lldwatch.samples import held_of
+
+ROUNDING = {True: 1e-5, False: 1e-2}
+"""Nats of a token that may differ between two forward passes, of float32 weights and of shorter ones: chosen after
+what 1e-6 nats of noise did to the gradient of LLDS, and bf16's three digits."""
+
+_PASSES = ("probing", "holding on to correct responses")
+"""Parts that make forward passes, which all ranks make or none does."""
+
+
+class Together(NamedTuple):
+    """The terms of a micro-batch, as `Monitor.llds` takes them."""
+
+    loss: Tensor
+    moved_tokens: Tensor
 
 
 class Watch:
@@ -65,7 +79,8 @@ class Watch:
         self._rollout: tuple[Batch, dict[str, Any]] | None = None
         self._losses: list[Tensor] = []
         self._grad_norm: Any = None
-        self._updates = self._rollouts = 0
+        self._updates = self._rollouts = self._micro_batches = 0
+        self._seen, self._over = set[int](), False
         self._scalars: dict[str, Any] = {}
 
     def around_log_probs(self, own: Callable[..., Any]) -> Callable[..., Any]:
@@ -75,7 +90,7 @@ class Watch:
         def score(*args: Any, **kwargs: Any) -> Any:
             result = own(*args, **kwargs)
             if self._scored is not None and torch.is_grad_enabled():
-                pair = result if isinstance(result, tuple) else (result, None)
+                pair = (*result, None) if isinstance(result, tuple) else (result, None)
                 self._scored.append((pair[0], pair[1]))
             return result
 
@@ -86,7 +101,7 @@ class Watch:
 
         @functools.wraps(own)
         def compute_loss(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            if not (self._trainer.model.training and torch.is_grad_enabled()):
+            if self._over or not (self._trainer.model.training and torch.is_grad_enabled()):
                 return own(model, inputs, *args, **kwargs)
             scored: list[tuple[Tensor, Tensor | None]] = []
             self._scored = scored
@@ -94,12 +109,10 @@ class Watch:
                 loss = own(model, inputs, *args, **kwargs)
             finally:
                 self._scored = None
-            self._losses.append(loss.detach())
-            field = fields.reader(inputs)
-            if not self._seams.liger:
-                self.guard.run("reading the loss", lambda: self._observe(field, scored))
-            added = self.guard.run("adding LLDS", lambda: self._llds(model, inputs, scored))
-            return loss if added is None else loss + added
+            self.guard.run("keeping the loss", lambda: self._losses.append(loss.detach()))
+            self.guard.run("reading the loss", lambda: self._read_loss(inputs, scored))
+            added = self.guard.run("adding LLDS", lambda: self._with_llds(loss, model, inputs, scored))
+            return loss if added is None else added
 
         return compute_loss
 
@@ -108,9 +121,9 @@ class Watch:
 
         @functools.wraps(own)
         def generate(*args: Any, **kwargs: Any) -> Any:
-            training, self._rewards = self._trainer.model.training, None
+            training, self._rewards = self._trainer.model.training and not self._over, None
             if training and generates_next(self._trainer) is None:  # the trainer does not say when a step ends
-                self.guard.run("closing the step", self._close_step)
+                self.guard.run("closing the step", self._close_step, always=True)
             output = own(*args, **kwargs)
             if training:
                 self.guard.run("reading the rollout batch", lambda: self._take_rollout(output))
@@ -143,7 +156,7 @@ class Watch:
 
         @functools.wraps(own)
         def log(logs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-            if "loss" in logs:  # neither of an evaluation, nor the summary at the end
+            if "loss" in logs and not self._over:  # neither of an evaluation, nor the summary at the end
                 logs.update(self.guard.run("forwarding to the logger", self._monitor.metrics) or {})
             return own(logs, *args, **kwargs)
 
@@ -159,45 +172,67 @@ class Watch:
 
         return train
 
-    def after_update(self, learning_rate: float | None) -> None:
-        """An optimizer update was made. The last one on a rollout batch ends the step.
+    def begin(self, folder: Path, step: int) -> None:
+        """The training begins.
+
+        Args:
+            folder: of its checkpoint.
+            step: of the checkpoint; 0: there is none.
+        """
+        if self._over:
+            say = (
+                "lldwatch: this trainer trains again, unwatched: attach(trainer, run_dir, resume=True) to another one\n"
+            )
+            sys.stderr.write(say)
+        elif step and not self.load(folder):
+            self._monitor.event("resume", f"no {self._state_file} in {folder}: fixed anchors and replay begin anew")
+
+    def after_update(self, learning_rate: float | None, *, last: bool = False) -> None:
+        """An optimizer update was made. The last one on a rollout batch ends the step, on all ranks alike.
 
         Args:
             learning_rate: of the update.
+            last: of the training.
         """
-        norm, self._grad_norm = self._grad_norm, None
-        if norm is None and hasattr(self._trainer.model_wrapped, "get_global_grad_norm"):  # DeepSpeed clips by itself
-            norm = self._trainer.model_wrapped.get_global_grad_norm()
-        losses, self._losses = self._losses, []
-        kl = self._logged("kl", len(losses))
-        if losses:
-            loss = torch.stack(losses).sum() / (len(losses) if self._seams.scales_loss else 1)
-            self._monitor.update(grad_norm=norm, loss=loss, learning_rate=learning_rate, kl=kl)
-            self._updates += 1
-        else:
-            self._monitor.event("error", "an update without a loss in training mode: its rows are not recorded")
+        if self._over:
+            return
+        self._updates += 1
+        self.guard.run("recording an update", lambda: self._update(learning_rate))
         self.guard.run("holding on to the policy", self._reference.after_update)
-        if generates_next(self._trainer):
-            self.guard.run("closing the step", self._close_step)
+        if generates_next(self._trainer) or last:
+            self.guard.run("closing the step", self._close_step, always=True)
 
     def end(self) -> None:
         """The training ends: what is open becomes the last step."""
-        self.guard.run("closing the step", self._close_step)
+        self.guard.run("closing the step", self._close_step, always=True)
+        self._over = True
+
+    def _update(self, learning_rate: float | None) -> None:
+        norm, self._grad_norm = self._grad_norm, None
+        if norm is None and hasattr(self._trainer.model_wrapped, "get_global_grad_norm"):  # DeepSpeed clips by itself
+            norm = self._trainer.model_wrapped.get_global_grad_norm()
+        losses, self._losses, self._seen = self._losses, [], set()
+        if not losses:
+            raise InputError("an update without a loss in training mode: its rows are not recorded")
+        loss = torch.stack(losses).sum() / (len(losses) if self._seams.scales_loss else 1)
+        kl = self._logged("kl", len(losses))
+        self._monitor.update(grad_norm=norm, loss=loss, learning_rate=learning_rate, kl=kl)
 
     def save(self, folder: Path) -> None:
         """Beside a checkpoint: the fixed anchors and what is replayed."""
         if folder.is_dir():
             torch.save({name: part.state_dict() for name, part in self._kept().items()}, folder / self._state_file)
 
-    def load(self, folder: Path) -> None:
-        """What `save` put beside a checkpoint, if it is there."""
+    def load(self, folder: Path) -> bool:
+        """What `save` put beside a checkpoint; whether it is there."""
         if not (folder / self._state_file).is_file():
-            return
+            return False
         device = self._trainer.accelerator.device
         state = torch.load(folder / self._state_file, map_location=device, weights_only=True)
         for name, part in self._kept().items():
             if name in state:
                 part.load_state_dict(state[name], device)
+        return True
 
     @property
     def _state_file(self) -> str:
@@ -209,17 +244,18 @@ class Watch:
 
     def _take_rollout(self, output: Any) -> None:
         """Mark the responses, and give the probes the batch before its first update."""
+        self._rollouts += 1
+        self._micro_batches = 0
         parts = fields.parts_of(output)
         masks = [fields.response_mask(fields.reader(part)) for part in parts]
         sizes, device = [len(mask) for mask in masks], masks[0].device
         first = self._trainer.accelerator.process_index * sum(sizes)
-        self._rollouts += 1
         place = torch.arange(first, first + sum(sizes), device=device)
         group = place // max(int(getattr(self._trainer, "num_generations", 1)), 1)
         marks = {
             fields.UID: torch.from_numpy(self._monitor.new_uids(sum(sizes))).to(device),
             fields.GROUP: group + (self._monitor.attempt << 48) + (self._rollouts << 20),
-            fields.REWARD: self._rewards_of(first, sum(sizes), device),
+            fields.REWARD: self.guard.run("reading rewards", lambda: self._rewards_of(first, sum(sizes), device)),
         }
         for name, values in marks.items():
             if values is not None:
@@ -233,8 +269,10 @@ class Watch:
     def _rewards_of(self, first: int, size: int, device: torch.device) -> Tensor | None:
         """(size,) of this rank, summed with the trainer's weights; None: they are not known."""
         rewards = self._rewards if self._rewards is not None else getattr(self._trainer, SWIFT_REWARDS, None)
-        if rewards is None or len(rewards) < first + size:
+        if rewards is None:
             return None
+        if len(rewards) != size * self._trainer.accelerator.num_processes:
+            raise InputError(f"{len(rewards)} rewards for {size} responses on each rank: they cannot be told apart")
         total: Tensor = (rewards * self._trainer.reward_weights.to(rewards.device)).nansum(1)
         return total[first : first + size].float().to(device)
 
@@ -246,6 +284,14 @@ class Watch:
             everything = held_of(batch, about["response_mask"], about["correct"], step=0)
             scored = score_all(self._scoring, everything, int(self._trainer.args.per_device_train_batch_size))
             self._observe(fields.reader(parts[0]), [(scored.log_probs, None)])
+
+    def _read_loss(self, inputs: Any, scored: list[tuple[Tensor, Tensor | None]]) -> None:
+        part = self._micro_batches % int(getattr(self._trainer.args, "steps_per_generation", None) or 1)
+        self._micro_batches += 1
+        repeated = part in self._seen  # several passes over a rollout batch within one update
+        self._seen.add(part)
+        if not (self._seams.liger or repeated):
+            self._observe(fields.reader(inputs), scored)
 
     def _observe(self, field: fields.Field, scored: list[tuple[Tensor, Tensor | None]]) -> None:
         """Rows of a micro-batch, of the log-probs that the trainer's own loss was made of."""
@@ -270,18 +316,26 @@ class Watch:
             raise InputError(f"{looked_for} was not called: no log-probs to be read; probes and reward are recorded")
         return torch.cat([log_probs for log_probs, _ in scored]) if len(scored) > 1 else scored[0][0]
 
-    def _llds(self, model: Any, inputs: Any, scored: list[tuple[Tensor, Tensor | None]]) -> Tensor | None:
-        """What is to be added to the loss of a micro-batch; None: nothing is."""
+    def _with_llds(
+        self, loss: Tensor, model: Any, inputs: Any, scored: list[tuple[Tensor, Tensor | None]]
+    ) -> Tensor | None:
+        """The loss of a micro-batch with LLDS added to it; None: nothing is."""
         coefficient = self._monitor.llds_coefficient
         if not coefficient:
             return None
+        made = self._reference.terms(model, self._of_loss(scored), inputs, self._dead_zone())
+        if not made:
+            return None
+        moved = torch.stack([term.moved_tokens for term, _ in made]).sum()
+        self._monitor.llds(Together(torch.stack([term.loss for term, _ in made]).sum(), moved))
+        return loss + coefficient * torch.stack([share * term.loss for term, share in made]).sum()
+
+    def _dead_zone(self) -> float:
+        """Nats of a token: the noise that was measured, but never less than what rounding makes."""
         last = self._monitor.observation
-        dead_zone = (last.token_noise_floor if last is not None else None) or 0.0
-        added = None
-        for term, share in self._reference.terms(model, self._of_loss(scored), inputs, dead_zone):
-            self._monitor.llds(term)
-            added = coefficient * share * term.loss if added is None else added + coefficient * share * term.loss
-        return added
+        measured = (last.token_noise_floor if last is not None else None) or 0.0
+        exact = next(self._trainer.model.parameters()).dtype == torch.float32
+        return max(measured, ROUNDING[exact])
 
     def _close_step(self) -> None:
         """The rollout batch has had all its updates. Every rank comes here, and none may leave before `step`."""
@@ -289,15 +343,26 @@ class Watch:
             return
         rollout, self._rollout = self._rollout, None
         scalars, self._scalars, updates, self._updates = self._scalars, {}, self._updates, 0
-        if rollout is not None:
-            self.guard.run("probing", lambda: self._probe_after(*rollout))
         self._holds = self._holds or self._monitor.llds_coefficient > 0
+        ready = self._all(rollout is not None and all(map(self.guard.works, _PASSES)))
+        if ready and rollout is not None:
+            self.guard.run(_PASSES[0], lambda: self._probe_after(*rollout))
+            if self._holds:
+                self.guard.run(_PASSES[1], lambda: self._reference.take(*rollout))
         if self._holds and self._reference.replay is not None:
-            if rollout is not None:
-                self.guard.run("holding on to correct responses", lambda: self._reference.take(*rollout))
-            held = len(self._reference.replay) > 0
-            self._reference.ready = held if self._ranks is None else bool(self._ranks.decide(held, all))
+            self._reference.ready = self._all(len(self._reference.replay) > 0)
         self._monitor.step(self._trainer.state.global_step, updates_per_batch=updates, **scalars)
+
+    def _all(self, mine: bool) -> bool:
+        """Whether it is so on all ranks. Every rank must ask; alone it is what this one says."""
+        if self._ranks is None:
+            return mine
+        try:
+            return bool(self._ranks.decide(mine, all))
+        except RanksError as error:
+            self._ranks = None
+            self._monitor.event("error", str(error))
+            return False
 
     def _probe_after(self, batch: Batch, about: dict[str, Any]) -> None:
         if self._probe is not None:
@@ -313,39 +378,3 @@ class Watch:
         metrics = getattr(self._trainer, "_metrics", None)
         values = metrics["train"].get(name, []) if metrics is not None and "train" in metrics else []
         return sum(values[-count:]) / len(values[-count:]) if values and count else None
-
-
-class WatchCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not looked into
-    """The trainer's events.
-
-    Args:
-        watch: whom to tell.
-    """
-
-    def __init__(self, watch: Watch) -> None:
-        self._watch = watch
-        self._learning_rate: float | None = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """From a checkpoint, what was kept beside it is taken up."""
-        if state.global_step:
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            self._watch.guard.run("taking up a checkpoint", lambda: self._watch.load(folder))
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The learning rate is that of this update; after it the scheduler goes on."""
-        schedule = kwargs.get("lr_scheduler")
-        self._learning_rate = None if schedule is None else float(schedule.get_last_lr()[0])
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """After an optimizer update."""
-        self._watch.guard.run("counting an update", lambda: self._watch.after_update(self._learning_rate))
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Beside a checkpoint."""
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        self._watch.guard.run("saving beside a checkpoint", lambda: self._watch.save(folder))
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """What is open becomes the last step."""
-        self._watch.end()

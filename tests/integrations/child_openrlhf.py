@@ -68,6 +68,8 @@ def on_cpu() -> None:
     torch.cuda.current_device = lambda: CurrentDevice("cpu")  # type: ignore[assignment,return-value]
     for name in ("synchronize", "empty_cache", "set_device"):
         setattr(torch.cuda, name, lambda *args, **kwargs: None)
+    # compiled at its first use, for minutes; without it DeepSpeed takes torch's own
+    importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None
 
 
 def deepspeed_world(stage: int, same: bool) -> World:

@@ -38,3 +38,21 @@ def test_what_fails_is_kept_with_its_traceback_and_given_up_after_a_while(
 def test_before_there_is_a_run_it_is_logged_alone(caplog: pytest.LogCaptureFixture) -> None:
     assert Guard().run("attaching", broken) is None
     assert "attaching failed: KeyError" in caplog.messages[0]
+
+
+def test_a_success_in_between_begins_the_count_anew_and_what_others_wait_for_is_never_given_up() -> None:
+    guard, calls = Guard(), 0
+
+    def now_and_then() -> None:
+        nonlocal calls
+        calls += 1
+        if calls % GIVE_UP_AFTER:
+            broken()
+
+    for _ in range(30):
+        guard.run("a part", now_and_then)
+    assert calls == 30
+    for _ in range(30):
+        guard.run("awaited", broken, always=True)
+    assert not guard.works("awaited")
+    assert guard.run("awaited", lambda: 7, always=True) == 7

@@ -323,6 +323,7 @@ def on_two_ranks(folder: Path, kind: str, *, stage: int = 0, same: bool = False,
     finally:
         for child in children:
             child.kill()
+            child.wait()
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 

@@ -399,3 +399,27 @@ def test_a_wrong_argument_leaves_no_run_behind(tmp_path: Path, arguments: dict[s
         attach(tiny_trl.trainer(tmp_path), tmp_path / "run", **arguments)
     assert message in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_passes_within_one_update_count_each_response_once(tmp_path: Path) -> None:
+    twice = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4, "steps_per_generation": 2}
+    trained(tmp_path, {}, num_iterations=2, max_steps=2, **twice)
+    steps = Run(tmp_path / "run").observations()
+    assert [(step.step, step.updates, step.responses) for step in steps] == [(1, 1, 8), (2, 1, 8)]
+    assert not events(tmp_path / "run", "error")
+
+
+def test_a_second_training_of_the_same_trainer_is_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = trained(tmp_path, {"llds": Correct(mode="on", strength=4.0)}, max_steps=2)
+    done.train()
+    assert "trains again, unwatched" in capsys.readouterr().err
+    assert [step.step for step in Run(tmp_path / "run").observations()] == [1, 2]
+
+
+def test_dropout_is_told_of_where_llds_is_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = tiny_trl.trainer(tmp_path)
+    made.model.lm_head = torch.nn.Sequential(torch.nn.Dropout(0.2), made.model.lm_head)
+    attach(made, tmp_path / "run", llds="auto").close()
+    assert "dropout of 0.2 is noise to LLDS" in capsys.readouterr().err

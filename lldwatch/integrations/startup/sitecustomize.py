@@ -77,8 +77,8 @@ def _at_the_end() -> None:
         _say(f"nothing was recorded in {run}: {why} in this process or those that it started")
 
 
-_other_sitecustomize()
 if os.environ.get("LLDWATCH_RUN"):
     sys.meta_path.insert(0, _Waiting())
     if os.environ.get("LLDWATCH_LAUNCHED") == str(os.getpid()):
         atexit.register(_at_the_end)
+_other_sitecustomize()  # last: whatever it raises is said by Python, as it would have been
