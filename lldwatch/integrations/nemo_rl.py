@@ -66,13 +66,7 @@ def watch(policy: Any, loss_fn: Any, logger: Any, *, dead_zone: float = DEAD_ZON
         return loss_fn
     if settings is None:
         return loss_fn
-    missing = [
-        f"{name} on {type(owner).__name__}"
-        for owner, name in ((policy, "train"), (logger, "log_metrics"))
-        if not callable(getattr(owner, name, None))
-    ]
-    if not _takes_log_probs(loss_fn):
-        missing.append(f"next_token_logprobs in {type(loss_fn).__name__}.__call__ (NeMo-RL before 0.6 gives logits)")
+    missing = _missing(policy, loss_fn, logger)
     if missing:
         say(f"looked for {' and '.join(missing)}, found none: nothing is watched, the training goes on")
         return loss_fn
@@ -181,6 +175,15 @@ def _groups(tokens: Tensor, mask: Tensor) -> Tensor:
     """Identities of prompts: of what stands before the first token of the policy."""
     starts = (mask != 0).int().argmax(-1).tolist()
     return identities(row[:start].cpu().numpy().tobytes() for row, start in zip(tokens, starts, strict=True))
+
+
+def _missing(policy: Any, loss_fn: Any, logger: Any) -> list[str]:
+    """Seams that were looked for in vain."""
+    methods = (policy, "train"), (logger, "log_metrics")
+    missing = [f"{name} on {type(one).__name__}" for one, name in methods if not callable(getattr(one, name, None))]
+    if not _takes_log_probs(loss_fn):
+        missing.append(f"next_token_logprobs in {type(loss_fn).__name__}.__call__ (NeMo-RL before 0.6 gives logits)")
+    return missing
 
 
 def _takes_log_probs(loss_fn: Any) -> bool:
