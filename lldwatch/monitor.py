@@ -214,7 +214,7 @@ class Monitor:
         self._step.add(probes)
         if probes.note and self._course.rank == 0:
             print(f"lldwatch: {probes.note}", file=sys.stderr)
-            self._recorder.event(self._course.open_step, "probe", probes.note)
+            self.event("probe", probes.note)
         if isinstance(probes.error, ScoreError):
             self._say_once("error", str(probes.error), self._course.open_step)
         else:

@@ -47,7 +47,7 @@ class Guard:
             return None
         try:
             result = function()
-        except Exception as error:
+        except Exception as error:  # whatever it is, it is ours: the training has no part in it
             self._failures[part] = count = self._failures.get(part, 0) + 1
             words = f"{part} failed: {type(error).__name__}: {error}"
             if count == 1:

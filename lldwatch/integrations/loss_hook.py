@@ -80,9 +80,10 @@ def open_run(
         config: for `run.json`.
     """
     monitor, why = None, "another rank could not open the run"
-    settings = {"config": config, "resume": wanted.resume, "llds": wanted.llds, "ranks": ranks}
     try:
-        monitor = Monitor(wanted.run, trainer=trainer, **settings)  # type: ignore[arg-type]
+        monitor = Monitor(
+            wanted.run, trainer=trainer, config=config, resume=wanted.resume, llds=wanted.llds, ranks=ranks
+        )
     except Exception as error:  # of our own tree most of all
         why = str(error) or type(error).__name__
     if ranks is not None and not _all_have(ranks, monitor is not None) and monitor is not None:

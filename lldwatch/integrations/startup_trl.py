@@ -7,10 +7,10 @@ trained by `transformers.Trainer.train`.
 from __future__ import annotations
 
 import functools
-import sys
 from typing import Any
 
 from lldwatch.integrations.environment import Wanted, wanted
+from lldwatch.integrations.loss_hook import say
 from lldwatch.integrations.trl import attach
 from lldwatch.integrations.trl_seams import LOG_PROBS
 from lldwatch.monitor import Monitor
@@ -53,11 +53,10 @@ def _attached(trainer: Any, settings: Wanted) -> Monitor | None:
             settings.run,
             llds=settings.llds,
             probes=settings.probes or "standard",
-            reference=settings.reference or "both",  # type: ignore[arg-type]  # one of them
+            reference=settings.reference or "both",  # type: ignore[arg-type]  # `wanted` lets no other through
             correct_above=settings.correct_above,
             resume=settings.resume,
         )
-    except Exception as error:
-        kind = type(trainer).__name__
-        sys.stderr.write(f"lldwatch: {kind} is not watched ({error}); the training goes on without lldwatch\n")
+    except Exception as error:  # nobody asked for us in the training's source: nothing of ours may end it
+        say(f"{type(trainer).__name__} is not watched ({error}); the training goes on without lldwatch")
         return None

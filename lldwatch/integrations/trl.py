@@ -28,6 +28,7 @@ import torch
 
 from lldwatch.detector import CollapseDetector
 from lldwatch.errors import InputError
+from lldwatch.integrations.loss_hook import announce
 from lldwatch.integrations.trl_callback import WatchCallback
 from lldwatch.integrations.trl_seams import (
     CLIP,
@@ -51,7 +52,7 @@ from lldwatch.ranks import Ranks
 _INERT = (
     "each rollout batch is used for one update, so that its old log-probs are the current ones: LLDS with "
     "reference='old' has no effect. Set num_iterations or steps_per_generation above gradient_accumulation_steps, or "
-    "use reference='replay' or 'lagged'"
+    "use reference='both', 'replay' or 'lagged'"
 )
 _LIGER = (
     "use_liger_kernel: this TRL computes the loss without log-probs. The probes work, rows of responses come from one "
@@ -123,11 +124,9 @@ def attach(
     watch = Watch(trainer, seams, monitor, ranks, scoring, probe, held, settings.mode != "off", correct_above)
     _wrap(trainer, seams, watch)
     trainer.add_callback(WatchCallback(watch))
-    if trainer.accelerator.is_main_process:
-        price = held.price(generates_every(trainer) or 1)
-        for line in _said(seams, settings, reference, price, correct_above, probes, _dropout(trainer.model)):
-            print(f"lldwatch: {line}", file=sys.stderr)
-            monitor.event("attach", line)
+    price = held.price(generates_every(trainer) or 1)
+    lines = _said(seams, settings, reference, price, correct_above, probes, _dropout(trainer.model))
+    announce(monitor, lines, rank=trainer.accelerator.process_index)
     return monitor
 
 

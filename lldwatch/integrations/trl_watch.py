@@ -6,10 +6,9 @@ Everything of ours runs in a `Guard`: what the trainer's own method returns is p
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from lldwatch.errors import InputError, RanksError
 from lldwatch.hooks import per_response
 from lldwatch.integrations import trl_fields as fields
 from lldwatch.integrations.guard import Guard
+from lldwatch.integrations.loss_hook import say
 from lldwatch.integrations.trl_seams import SWIFT_REWARDS, Seams, generates_next
 from lldwatch.integrations.trl_terms import Reference, Scoring
 from lldwatch.monitor import Monitor
@@ -32,13 +32,6 @@ what 1e-6 nats of noise did to the gradient of LLDS, and bf16's three digits."""
 
 _PASSES = ("probing", "holding on to correct responses")
 """Parts that make forward passes, which all ranks make or none does."""
-
-
-class Together(NamedTuple):
-    """The terms of a micro-batch, as `Monitor.llds` takes them."""
-
-    loss: Tensor
-    moved_tokens: Tensor
 
 
 class Watch:
@@ -180,10 +173,7 @@ class Watch:
             step: of the checkpoint; 0: there is none.
         """
         if self._over:
-            say = (
-                "lldwatch: this trainer trains again, unwatched: attach(trainer, run_dir, resume=True) to another one\n"
-            )
-            sys.stderr.write(say)
+            say("this trainer trains again, unwatched: attach(trainer, run_dir, resume=True) to another one")
         elif step and not self.load(folder):
             self._monitor.event("resume", f"no {self._state_file} in {folder}: fixed anchors and replay begin anew")
 
@@ -326,8 +316,9 @@ class Watch:
         made = self._reference.terms(model, self._of_loss(scored), inputs, self._dead_zone())
         if not made:
             return None
+        whole = torch.stack([term.loss for term, _ in made]).sum()
         moved = torch.stack([term.moved_tokens for term, _ in made]).sum()
-        self._monitor.llds(Together(torch.stack([term.loss for term, _ in made]).sum(), moved))
+        self._monitor.llds(made[0][0]._replace(loss=whole, moved_tokens=moved))
         return loss + coefficient * torch.stack([share * term.loss for term, share in made]).sum()
 
     def _dead_zone(self) -> float:
@@ -344,8 +335,11 @@ class Watch:
         rollout, self._rollout = self._rollout, None
         scalars, self._scalars, updates, self._updates = self._scalars, {}, self._updates, 0
         self._holds = self._holds or self._monitor.llds_coefficient > 0
-        ready = self._all(rollout is not None and all(map(self.guard.works, _PASSES)))
-        if ready and rollout is not None:
+        passes = (
+            self._probe is not None or self._holds
+        )  # the same on all ranks: without any there is nothing to agree on
+        if passes and self._all(rollout is not None and all(map(self.guard.works, _PASSES))):
+            assert rollout is not None
             self.guard.run(_PASSES[0], lambda: self._probe_after(*rollout))
             if self._holds:
                 self.guard.run(_PASSES[1], lambda: self._reference.take(*rollout))

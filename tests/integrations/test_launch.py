@@ -112,3 +112,19 @@ def test_what_is_wrong_is_said_before_anything_starts(tmp_path: Path) -> None:
         monitor.step(reward=0.5)
     with pytest.raises(RunExistsError, match="--resume"):
         launch(["true"], {"RUN": str(tmp_path / "run")})
+
+
+def test_verl_and_openrlhf_are_told_of_by_their_own_names(tmp_path: Path) -> None:
+    """By stand-ins: what is watched in the real ones is shown by make test-verl and make test-openrlhf."""
+    stand_in = str(Path(__file__).with_name("stand_in"))
+    script = "import verl.trainer.ppo.core_algos as core; print(core.POLICY_LOSS_REGISTRY['vanilla'].lldwatch)"
+    done = lldwatch("--run", "x", "--", sys.executable, "-c", script, folder=tmp_path, PYTHONPATH=stand_in)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+    assert "found policy losses" in done.stderr
+    actor = tmp_path / "openrlhf" / "trainer" / "ray" / "ppo_actor.py"
+    actor.parent.mkdir(parents=True)
+    (tmp_path / "openrlhf" / "__init__.py").touch()
+    actor.write_text("class ActorPPOTrainer:\n    def __init__(self):\n        pass\n")
+    script = "from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer; print(ActorPPOTrainer.__init__.lldwatch)"
+    done = lldwatch("--run", "y", "--", sys.executable, "-c", script, folder=tmp_path, PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr

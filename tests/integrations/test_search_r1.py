@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import types
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +20,6 @@ from lldwatch.integrations import verl_seams
 from lldwatch.integrations.search_r1 import attach
 
 CHILD = Path(__file__).with_name("child_search_r1.py")
-
-
-@pytest.fixture
-def verl(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The stand-in, before anything of it is imported."""
-    for name in [name for name in os.environ if name.startswith("LLDWATCH_")]:
-        monkeypatch.delenv(name)
-    with stand_in():
-        yield
-
-
-@pytest.fixture
-def run(verl: None, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("LLDWATCH_RUN", str(run_dir))
-    return run_dir
 
 
 class Model(torch.nn.Module):

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import types
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +29,6 @@ from lldwatch.integrations.verl_step import scalars_of
 
 CHILD, REAL = (Path(__file__).with_name(name) for name in ("child_verl.py", "real_verl.py"))
 CORE, LOSSES = "verl.trainer.ppo.core_algos", "verl.workers.utils.losses"
-
-
-@pytest.fixture
-def verl(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The stand-in, before anything of it is imported."""
-    for name in [name for name in os.environ if name.startswith("LLDWATCH_")]:
-        monkeypatch.delenv(name)
-    with stand_in():
-        yield
-
-
-@pytest.fixture
-def run(verl: None, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("LLDWATCH_RUN", str(run_dir))
-    return run_dir
 
 
 def actor() -> Any:

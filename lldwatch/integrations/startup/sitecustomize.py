@@ -1,7 +1,8 @@
 """Runs when Python starts in a training begun by `lldwatch run`: waits for a trainer to be imported.
 
 Python looks for a module of this name on PYTHONPATH. One that it would have found without us runs first. Nothing but
-the standard library is imported until a trainer is, and whatever goes wrong is one line on standard error.
+the standard library is imported until a trainer is (`on_import` would bring lldwatch, and pyarrow with it, into every
+Python process of the training), and whatever goes wrong is one line on standard error.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def _call_after(loader: importlib.abc.Loader, name: str) -> None:
         where, _, function = TRAINERS[name].partition(":")
         try:
             getattr(importlib.import_module(where), function)()
-        except Exception as error:
+        except Exception as error:  # raised here it would break the import of the trainer
             _say(f"{name} is not watched ({type(error).__name__}: {error}); the training goes on without lldwatch")
 
     loader.exec_module = exec_module  # type: ignore[method-assign]  # of this one module's loader
