@@ -23,7 +23,7 @@ def main() -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=QUIET.split())
-        page = browser.new_page(viewport={"width": 1280, "height": 960})
+        page = browser.new_page(viewport={"width": 1280, "height": 1060})
         page.goto(f"http://127.0.0.1:{server.port}/run/collapse")
         page.wait_for_selector("#run-figure .main-svg")
         page.wait_for_timeout(1500)

@@ -207,6 +207,7 @@ def _band_shape(band: Band) -> dict[str, Any]:
 def _not_recorded(row: int, started: bool, palette: Palette) -> dict[str, Any]:
     """An empty panel says which columns it lacks."""
     needed = sorted({column for name in PANELS[row].signals for column in SIGNALS[name].requires})
-    text = f"not recorded: needs {' or '.join(needed)}" if started else "waiting for the first step"
+    lacking = PANELS[row].absent or f"not recorded: needs {' or '.join(needed)}"
+    text = lacking if started else "waiting for the first step"
     place = {"xref": "paper", "x": 0.5, "yref": "paper", "y": sum(domain(row)) / 2}
     return {"text": text, "showarrow": False, "font": {"size": 12, "color": palette.muted}, **place}

@@ -19,12 +19,14 @@ class Panel:
         signals: keys in SIGNALS; the second one is drawn dashed.
         height: in pixels, without the title.
         log: the axis is logarithmic.
+        absent: what it means that there is nothing to draw; None: that the columns are missing.
     """
 
     title: str
     signals: tuple[str, ...]
     height: int
     log: bool = False
+    absent: str | None = None
 
 
 PANELS = (
@@ -33,7 +35,7 @@ PANELS = (
     Panel("Entropy", ("entropy",), 84),
     Panel("Gradient norm", ("grad_norm",), 84, log=True),
     Panel("Reward", ("reward",), 84),
-    Panel("LLDS coefficient", ("llds_coefficient",), 56),
+    Panel("LLDS coefficient", ("llds_coefficient",), 56, absent="LLDS was not in use"),
 )
 TITLE_HEIGHT = 30
 LANE_HEIGHT = 15

@@ -157,3 +157,10 @@ def test_an_empty_panel_shows_no_axis_and_keeps_its_place() -> None:
     figure = run_figure([Observation(step=3, reward=0.5)], [])
     assert [figure.layout[f"yaxis{row + 1 if row else ''}"].visible for row in range(5)] == [False] * 4 + [True]
     assert {drawn.yaxis for drawn in figure.data} == {axis(row) for row in range(len(PANELS))}
+
+
+def test_a_run_without_llds_is_not_said_to_lack_a_column() -> None:
+    without = [observation(step, llds_coefficient=None) for step in range(1, 5)]
+    notes = [note.text for note in run_figure(without, VERDICTS[:4]).layout.annotations]
+    assert "LLDS was not in use" in notes
+    assert not any("not recorded" in note for note in notes)
