@@ -1,0 +1,58 @@
+"""Numbers as logs write them: as JSON, as text, as numpy's or torch's repr."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+_NONE = {"", "-", "--", "none", "null", "no log", "n/a"}
+_REPR = re.compile(r"(?:np\.|numpy\.)?(?:float|int|bool_?|array|tensor|Tensor|bfloat)\d*\(\[?([^,)\]]+)\]?[,)].*")
+_NAME = r"""(?:'([^'\n]{1,300})'|"([^"\n]{1,300})")"""
+_VALUE = r"""('[^'\n]*'|"[^"\n]*"|\[[^\]\n]*\]|(?:[^,{}()\n]|\([^)\n]*\))*)"""
+_PAIR = re.compile(_NAME + r"\s*:\s*" + _VALUE)
+
+
+def number(value: Any) -> float | None:
+    """The number, None where there is none.
+
+    Args:
+        value: a number, or text: "0.5", "nan", "-inf", "np.float64(0.5)", "tensor(0.5, device='cuda:0')", "No Log".
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool | int | float):
+        try:
+            return float(value)
+        except OverflowError:
+            return float("inf") if value > 0 else float("-inf")
+    if not isinstance(value, str) or len(value) > 200:
+        raise ValueError(f"a {type(value).__name__} is not a number")
+    text = value.strip()
+    if text.lower() in _NONE:
+        return None
+    text = _REPR.sub(r"\1", text)
+    return {"true": 1.0, "false": 0.0}.get(text.lower()) if text.lower() in ("true", "false") else float(text)
+
+
+def pairs(text: str) -> dict[str, str]:
+    """Names and values of a flat dict that Python printed; nothing is evaluated, and no depth can break it.
+
+    Args:
+        text: such as "{'loss': -0.1, 'kl': np.float64(0.0), 'clip': nan, 'lr': '1e-06'}".
+    """
+    found = {}
+    for single, double, value in _PAIR.findall(text):
+        found[single or double] = value.strip().strip("'\"")
+    return found
+
+
+def whole(value: Any) -> int | None:
+    """A step: the number if it is a whole one between 0 and 2**53, else None."""
+    try:
+        given = number(value)
+    except ValueError:
+        return None
+    return int(given) if given is not None and 0 <= given < 2**53 and given == int(given) else None
