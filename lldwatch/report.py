@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, TextIO
 
 from lldwatch.diagnosis import Diagnosis, Family, Stage, Status
 from lldwatch.follow import Follower
+from lldwatch.postmortem import events_of, final_reward, finite_json, lacking, moment, planned, state_of
+from lldwatch.series import all_measured, summary
 
 _MARKS: dict[Status, str] = {"ok": "ok", "warning": "WARN", "critical": "CRIT", "skipped": "skip"}
 
@@ -87,6 +90,30 @@ def headline(diagnosis: Diagnosis) -> str:
 _BASIS = {"high": "", "medium": " Confidence: medium, no response was re-scored.", "low": " Confidence: low."}
 
 
+def facts(follower: Follower) -> dict[str, str]:
+    """What one asks of a run after the verdict, in words: the head of a report."""
+    info, diagnosis, observations = follower.run.info, follower.diagnosis, follower.observations
+    first = [("first warning", diagnosis.first_warning), *((f"{s.label} known", diagnosis.known.get(s)) for s in Stage)]
+    reward, chance = final_reward(observations), diagnosis.collapse_probability
+    told = {
+        "steps": f"{len(observations):,}{planned(info)}",
+        "last step": "" if diagnosis.step is None else f"{diagnosis.step:,}",
+        **{name: "" if step is None else f"step {step:,}" for name, step in first},
+        "kind of collapse": diagnosis.family.label if diagnosis.family else "",
+        "forecast": ""
+        if chance is None or diagnosis.stage is Stage.COLLAPSE
+        else f"{chance:.0%} to collapse within {diagnosis.horizon} steps",
+        "final reward, mean of 10": "" if reward is None else f"{reward:.3g}",
+        "confidence": diagnosis.confidence if diagnosis.step is not None else "",
+        "trainer": info.trainer or "unknown",
+        "started": moment(info.started),
+        "ended": moment(info.ended) or state_of(info),
+        "attempts": str(info.attempt + 1) if info.attempt else "",
+        "resumed from step": "" if info.resumed_from is None else str(info.resumed_from),
+    }
+    return {name: said for name, said in told.items() if said}
+
+
 def as_json(follower: Follower) -> dict[str, Any]:
     """What `lldwatch diagnose --json` prints; what is not known is None."""
     info, diagnosis = follower.run.info, follower.diagnosis.as_dict()
@@ -100,18 +127,39 @@ def as_json(follower: Follower) -> dict[str, Any]:
     }
 
 
-def write_text(follower: Follower, out: TextIO) -> None:
+def write_json(follower: Follower, out: TextIO) -> None:
+    """What `as_json` says, and what else a report tells: configuration, events, the signals in a few numbers.
+
+    Args:
+        follower: of the run, up to date.
+        out: where the object goes.
+    """
+    info, observations = follower.run.info, follower.observations
+    told = {
+        **as_json(follower),
+        "verdict": verdict(follower.diagnosis),
+        "started": info.started,
+        "planned_steps": info.planned_steps,
+        "attempt": info.attempt,
+        "config": finite_json(info.config),
+        "signals": {name: summary(series) for name, series in all_measured(observations).items()},
+        "lacking": {signal.name: list(signal.requires) for signal in lacking(observations)},
+        "events": events_of(follower.run),
+    }
+    print(json.dumps(told, indent=2), file=out)
+
+
+def write_text(follower: Follower, out: TextIO, name: str | None = None) -> None:
     """The whole diagnosis for a person at a terminal; ends with one plain line.
 
     Args:
         follower: of the run, up to date.
         out: where the lines go.
+        name: what to call the run, if not by its directory.
     """
     run, diagnosis = follower.run, follower.diagnosis
-    state = f"ended {run.info.ended}" if run.ended else "still running, or killed"
-    planned = f" of {run.info.planned_steps}" if run.info.planned_steps else ""
-    steps = f"{len(follower.observations)}{planned} steps"
-    print(f"{run.path}: {steps}, {run.info.trainer or 'unknown trainer'}, {state}", file=out)
+    steps = f"{len(follower.observations)}{planned(run.info)} steps"
+    print(f"{name or run.path}: {steps}, {run.info.trainer or 'unknown trainer'}, {state_of(run.info)}", file=out)
     for line in _timeline(diagnosis):
         print(line, file=out)
     for line in _outlook(diagnosis):
@@ -126,7 +174,7 @@ def write_text(follower: Follower, out: TextIO) -> None:
         print("\nWhat to do", file=out)
         for number, line in enumerate(diagnosis.advice, 1):
             print(f"  {number}. {line}", file=out)
-    events = [event for event in run.events().to_pylist() if event["kind"] != "start"]
+    events = events_of(run)
     if events:
         print("\nEvents", file=out)
         for event in events:

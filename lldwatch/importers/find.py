@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from lldwatch.errors import InputError
-from lldwatch.importers.format import Format, RowsFormat
-from lldwatch.importers.known import ROWS_FORMATS
+from lldwatch.importers.format import Format, Part, RowsFormat
+from lldwatch.importers.known import FORMATS, ROWS_FORMATS
 from lldwatch.importers.recognise import recognise
 from lldwatch.importers.source import Source
 from lldwatch.importers.tally import Tally
@@ -32,7 +33,7 @@ class Found:
         paths: its files, one unless the format takes a whole folder.
         format: None where there are only rows.
         why: the format was recognised, in words that follow "because".
-        rows: step -> files of rows of responses that belong to it.
+        rows: step -> where rows of responses stand that belong to it.
         rows_format: of these.
     """
 
@@ -40,7 +41,7 @@ class Found:
     paths: list[Path]
     format: Format | None
     why: str
-    rows: dict[int, list[Path]] = field(default_factory=dict)
+    rows: dict[int, list[Part]] = field(default_factory=dict)
     rows_format: RowsFormat | None = None
 
     @property
@@ -60,33 +61,54 @@ def find(root: Path, tally: Tally) -> list[Found]:
     metrics: dict[str, Found] = {}
     rows: dict[tuple[str, Path], Found] = {}
     for path in _files(root, tally):
-        if not _is_rows(path, rows):
+        if not _is_rows(path, rows, tally):
             _add_metrics(root, path, metrics, tally)
     found = list(metrics.values())
     for stranger in rows.values():
         _attach(root, stranger, found, tally)
     if not found:
-        raise InputError(f"{root} holds no log that is recognised: give the file itself, with the name of its format")
+        raise InputError(
+            f"{root} is not a run, and holds no log of another tool that is recognised: give the run or the log itself"
+        )
     return sorted(found, key=lambda item: item.name)
 
 
-def rows_of(path: Path) -> tuple[RowsFormat, int, Path, str] | None:
-    """The format of a file of rows, its step, the folder that all steps are in, and why; None if it is none."""
-    text = path.as_posix()
+class RowsFile(NamedTuple):
+    """A file of rows: its format and why, the folder that all steps are in, and where those of each step stand."""
+
+    format: RowsFormat
+    why: str
+    folder: Path
+    steps: dict[int, Part]
+
+
+def rows_of(path: Path, tally: Tally) -> RowsFile | None:
+    """What a file of rows holds; None if it is none. One of an evaluation holds no step."""
+    text = Path(os.path.abspath(path)).as_posix()
     for fmt in ROWS_FORMATS:
-        match = fmt.path.search(text)
-        if match and len(match["step"]) < 16 and (why := fmt.recognise(path)):
-            return fmt, int(match["step"]), Path(text[: match.start()] or "/"), why
+        match, aside = fmt.path.search(text), fmt.aside is not None and fmt.aside.search(text)
+        if not (match or aside) or not (why := fmt.recognise(path)):
+            continue
+        if aside or not match:
+            tally.drop("file of responses of an evaluation, not of the training", str(path))
+            return RowsFile(fmt, why, path.parent, {})
+        folder = Path(text[: match.start()] or "/")
+        if fmt.steps is not None:
+            return RowsFile(fmt, why, folder, dict(fmt.steps(path, tally)))
+        if len(match["step"]) < 16:
+            return RowsFile(fmt, why, folder, {int(match["step"]): Part(path)})
     return None
 
 
-def _is_rows(path: Path, rows: dict[tuple[str, Path], Found]) -> bool:
-    found = rows_of(path)
+def _is_rows(path: Path, rows: dict[tuple[str, Path], Found], tally: Tally) -> bool:
+    found = rows_of(path, tally)
     if found is None:
         return False
-    fmt, step, folder, why = found
-    item = rows.setdefault((fmt.name, folder), Found(folder.name, [folder], None, why, rows_format=fmt))
-    item.rows.setdefault(step, []).append(path)
+    fmt, why, folder, steps = found
+    if steps:
+        item = rows.setdefault((fmt.name, folder), Found(folder.name, [folder], None, why, rows_format=fmt))
+        for step, part in steps.items():
+            item.rows.setdefault(step, []).append(part)
     return True
 
 
@@ -156,16 +178,26 @@ def _look_at(path: Path, tally: Tally) -> tuple[Format, str] | None:
 
 
 def _attach(root: Path, rows: Found, found: list[Found], tally: Tally) -> None:
-    """Rows belong to the metrics that lie nearest; where two lie as near, to none."""
-    folder = rows.paths[0]
+    """Rows belong to the metrics that lie nearest: of one run logged several times, to the most telling of them."""
+    folder, top = rows.paths[0], Path(os.path.abspath(root))
     for above in (folder, *folder.parents):
-        near = [item for item in found if item.format is not None and any(above in p.parents for p in item.paths)]
-        if len(near) == 1 and not near[0].rows:
-            near[0].rows, near[0].rows_format = rows.rows, rows.rows_format
+        near = [item for item in found if item.format is not None and _is_below(above, item)]
+        best = min((_rank(item) for item in near), default=0)
+        chosen = [item for item in near if _rank(item) == best]
+        if len(chosen) == 1 and not chosen[0].rows:
+            chosen[0].rows, chosen[0].rows_format = rows.rows, rows.rows_format
             return
         if near:
             tally.note(f"{folder}: it is not clear which log these responses belong to, they become a run of their own")
-        if near or above == root:
+        if near or above == top:
             break
-    rows.name = folder.relative_to(root).as_posix() if folder.is_relative_to(root) and folder != root else folder.name
+    rows.name = folder.relative_to(top).as_posix() if folder.is_relative_to(top) and folder != top else folder.name
     found.append(rows)
+
+
+def _rank(item: Found) -> int:
+    return FORMATS.index(item.format) if item.format in FORMATS else len(FORMATS)
+
+
+def _is_below(folder: Path, item: Found) -> bool:
+    return any(folder in Path(os.path.abspath(path)).parents for path in item.paths)

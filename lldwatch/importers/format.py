@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lldwatch.columns import RowTable
 from lldwatch.importers.source import Source
 from lldwatch.importers.tally import Tally
+from lldwatch.schema import Responses
 
 
 class Entry(NamedTuple):
@@ -47,6 +47,7 @@ class Format:
         read: the entries, in the order of the file. Never raises for what a file may hold: it counts it in the tally.
         about: fields of `RunInfo` (`config`, `planned_steps`, `trainer`) that the source tells.
         derive: more fields of `Observation`, from the numbers of a step by their names.
+        whole_steps: each entry is a whole step, so that a live stream need not wait for the next one.
         whole_folder: all such files of a folder are one run (event files).
         extra: the package that must be installed to read it.
     """
@@ -60,21 +61,47 @@ class Format:
     line: re.Pattern[str] | None = None
     about: Callable[[Source], dict[str, Any]] = field(default=lambda source: {})
     derive: Callable[[Mapping[str, float]], Mapping[str, float]] | None = None
+    whole_steps: bool = False
     whole_folder: bool = False
     extra: str | None = None
 
 
+class Part(NamedTuple):
+    """Where rows of a step stand: in a file, from a byte on, so many lines (None: to the end)."""
+
+    path: Path
+    start: int = 0
+    lines: int | None = None
+
+
+class Rows(NamedTuple):
+    """The rows of one step.
+
+    Attributes:
+        responses: without `uid`, which the import counts through the run.
+        values: fields of `Observation` that the rows tell beyond what `lldwatch.rollup.summarise` makes of them.
+        marks: what tells each response from the others, where a trainer writes a batch that it uses again once more.
+    """
+
+    responses: Responses
+    values: Mapping[str, float] = {}
+    marks: Sequence[bytes] | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class RowsFormat:
-    """A format that holds one row for each response or token, in files of one step each.
+    """A format that holds one row for each response or token, in files of one step each or in one for all steps.
 
     Attributes:
         name: as on the command line.
         title: in words, with the tool that writes it.
         trainer: who trained.
-        path: finds the step (group "step") in the end of a file's path; several files of a step are its ranks.
+        path: finds such files by the end of their path, and the step by the group "step"; several files of a step are
+            its ranks. What stands before the match is the folder that all steps are in.
+        aside: finds files of the same kind that hold the responses of an evaluation: these are left out, and noted.
         recognise: why this file is of this format, in words that follow "because"; None if it is not.
-        read: the tables of the step, from its files; `uid` counts on from the given number. Never raises for what a
+        steps: step -> where in the file its rows stand, for files whose path names no step.
+        read: takes where the rows of all steps stand, and gives what reads those of one. Neither raises for what a
             file may hold: it counts it in the tally.
     """
 
@@ -82,5 +109,7 @@ class RowsFormat:
     title: str
     path: re.Pattern[str]
     recognise: Callable[[Path], str | None]
-    read: Callable[[Sequence[Path], int, Tally], Sequence[RowTable]]
+    read: Callable[[Mapping[int, Sequence[Part]], Tally], Callable[[int], Rows]]
+    steps: Callable[[Path, Tally], Mapping[int, Part]] | None = None
+    aside: re.Pattern[str] | None = None
     trainer: str = ""

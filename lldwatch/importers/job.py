@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import chain
@@ -88,9 +89,10 @@ def _what(src: str, options: Options, tally: Tally) -> list[Found]:
         return found
     if not path.exists():
         raise InputError(f"{path} does not exist: give a log, a folder, or - for standard input")
-    rows = None if isinstance(chosen, Format) else rows_of(path)
-    if rows is not None:
-        return [Found(path.stem, [path], None, rows[3], {rows[1]: [path]}, rows[0])]
+    rows = None if isinstance(chosen, Format) else rows_of(path, tally)
+    if rows is not None and chosen in (None, rows.format):
+        steps = {step: [part] for step, part in rows.steps.items()}
+        return [Found(path.stem, [path], None, rows.why, steps, rows.format)]
     if isinstance(chosen, RowsFormat):
         raise InputError(f"{path} is not of the format {chosen.name}: its name must end as {chosen.path.pattern}")
     return [Found(path.stem, [path], chosen, "you said so")]
@@ -98,10 +100,15 @@ def _what(src: str, options: Options, tally: Tally) -> list[Found]:
 
 def _import_one(found: Found, scratch: Path, options: Options) -> list[Imported]:
     """The runs of one log; one without steps where there are none, which tells why."""
-    tally = Tally()
     paths: list[Path | None] = list(found.paths) or [None]
     only_rows = found.rows_format is not None and found.format is None
-    sources = [] if only_rows else [Source(path) for path in paths]
+    with ExitStack() as stack:
+        sources = [] if only_rows else [stack.enter_context(closing(Source(path))) for path in paths]
+        return _read(found, sources, scratch, options)
+
+
+def _read(found: Found, sources: list[Source], scratch: Path, options: Options) -> list[Imported]:
+    tally = Tally()
     fmt, why = found.format, found.why
     if sources and fmt is None:
         fmt, why = recognise(sources[0], tally)
@@ -112,8 +119,6 @@ def _import_one(found: Found, scratch: Path, options: Options) -> list[Imported]
         if step.run not in writers:
             writers[step.run] = RunWriter(scratch / str(len(writers)), about)
         writers[step.run].add(step.observation, tables, step.attempt)
-    for source in sources:
-        source.close()
     name = getattr(fmt or found.rows_format, "name", "")
     made = []
     for run, writer in writers.items():
@@ -153,7 +158,7 @@ def _guarded(steps: Iterator[Step], tally: Tally) -> Iterator[Step]:
     except (InputError, MemoryError):
         raise
     except Exception as error:
-        tally.note(f"reading ended early: {type(error).__name__}: {error} (a fault of lldwatch: please report it)")
+        tally.fault(error)
 
 
 def _about(fmt: Format | None, found: Found, sources: list[Source]) -> RunInfo:

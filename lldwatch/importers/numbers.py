@@ -8,7 +8,7 @@ from typing import Any
 _NONE = {"", "-", "--", "none", "null", "no log", "n/a"}
 _REPR = re.compile(r"(?:np\.|numpy\.)?(?:float|int|bool_?|array|tensor|Tensor|bfloat)\d*\(\[?([^,)\]]+)\]?[,)].*")
 _NAME = r"""(?:'([^'\n]{1,300})'|"([^"\n]{1,300})")"""
-_VALUE = r"""('[^'\n]*'|"[^"\n]*"|\[[^\]\n]*\]|(?:[^,{}()\n]|\([^)\n]*\))*)"""
+_VALUE = r"""('[^'\n]*'|"[^"\n]*"|\[[^\[\]\n]{0,2000}\]|(?:[^,{}()\n]|\([^()\n]{0,200}\))*)"""
 _PAIR = re.compile(_NAME + r"\s*:\s*" + _VALUE)
 
 

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from lldwatch.importers.tally import Tally
+from lldwatch.importers.trainers import TABLES
 from lldwatch.importers.write import RunWriter
 from lldwatch.signals import SIGNALS
+
+_LOGGED = {ours for table in TABLES for ours in table.values()}
 
 
 @dataclass
@@ -51,6 +54,11 @@ class Imported:
         """Signals that cannot be told from this log."""
         return [signal.name for signal in SIGNALS.values() if not self.measured.issuperset(signal.requires)]
 
+    @property
+    def lacking_here(self) -> list[str]:
+        """Those of them that a trainer's own log can hold; the others only hooks of lldwatch can record."""
+        return [name for name in self.lacking if _LOGGED.issuperset(SIGNALS[name].requires)]
+
     def as_dict(self) -> dict[str, Any]:
         """In JSON's types."""
         names = ("name", "source", "format", "why", "steps", "first", "last", "tables", "lacking")
@@ -76,7 +84,9 @@ def write_account(runs: list[Imported], tally: Tally, out: TextIO) -> None:
         rows = "".join(f", {count:,} rows of {table}" for table, count in run.tables.items())
         print(f"  run       {run.path}: {run.steps:,} steps, {run.first} to {run.last}{rows}", file=out)
         print(f"  found     {', '.join(sorted(run.measured))}", file=out)
-        print(f"  missing   {', '.join(run.lacking) or 'nothing'}", file=out)
+        hooks = len(run.lacking) - len(run.lacking_here)
+        more = f" and {hooks} signals that only lldwatch's own hooks record" if hooks else ""
+        print(f"  missing   {', '.join(run.lacking_here) or 'nothing'}{more}", file=out)
         if run.tally is not last:
             _write_tally(run.tally, out)
         last = run.tally

@@ -62,8 +62,10 @@ class Source:
         try:
             self.head = self._stream.read1(_HEAD_BYTES)  # type: ignore[attr-defined]  # all three streams have it
         except (OSError, EOFError, zlib.error) as error:
+            self.close()
             raise InputError(f"{self.name} cannot be read ({error}): give another file") from None
         if not self.head:
+            self.close()
             raise InputError(f"{self.name} is empty: there is nothing to import")
         self.encoding = next((name for mark, name in _MARKS if self.head.startswith(mark)), "utf-8")
         self._lines: Iterator[Line] | None = None
@@ -133,14 +135,15 @@ class Source:
 
     def _chunks(self, tally: Tally) -> Iterator[bytes]:
         chunk = self.head
-        while chunk:
-            self.progress(len(chunk))
-            yield chunk
-            try:
+        try:
+            while chunk:
+                self.progress(len(chunk))
+                yield chunk
                 chunk = self._stream.read1(_CHUNK_BYTES)  # type: ignore[attr-defined]  # a pipe gives what is there
-            except (OSError, EOFError, zlib.error) as error:
-                tally.note(f"{self.name} breaks off ({error}): what stands before is used")
-                return
+        except (OSError, EOFError, zlib.error) as error:
+            tally.note(f"{self.name} breaks off ({error}): what stands before is used")
+        finally:
+            self.close()
 
     def _split(self, tally: Tally) -> Iterator[Line]:
         decode = codecs.getincrementaldecoder(self.encoding)(errors="replace").decode

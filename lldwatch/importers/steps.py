@@ -108,7 +108,7 @@ class Steps:
                 if found is not None and found[0] <= fields.get(found[1], found)[0]:
                     fields[found[1]] = (found[0], given)
         self._tally.no_counterpart(strangers)
-        if not fields and not (self._derive and self._derive(theirs)):
+        if not fields and not (self._derive and theirs):  # two rows of a step may hold together what one lacks
             self._tally.drop("row without anything that lldwatch measures", entry.where)
             return None
         self._tally.rows += 1
@@ -149,5 +149,8 @@ class Steps:
         whole = {"responses", "updates", "updates_per_batch", "zero_gradient_updates", "cross_update_responses"}
         for name in whole & values.keys():
             values[name] = int(values[name]) if abs(values[name]) < 2**31 else None
-        yield Step(course.run, course.attempt, Observation(step=course.step, time=course.time, **values))
+        if values:
+            yield Step(course.run, course.attempt, Observation(step=course.step, time=course.time, **values))
+        else:
+            self._tally.drop("step without anything that lldwatch measures", f"step {course.step}")
         course.fields, course.theirs, course.time = {}, {}, None

@@ -27,15 +27,20 @@ class Tally:
     more_unmapped: int = 0
     notes: list[str] = field(default_factory=list)
 
-    def drop(self, why: str, where: str) -> None:
+    def drop(self, why: str, where: str, times: int = 1) -> None:
         """Something was left out: `why` says what it was, in words that repeat, `where` the place ("line 7")."""
-        count, first = self.dropped.get(why, (0, where))
-        self.dropped[why] = (count + 1, first)
+        if times:
+            count, first = self.dropped.get(why, (0, where))
+            self.dropped[why] = (count + times, first)
 
     def note(self, words: str) -> None:
         """Something worth knowing."""
         if words not in self.notes:
             self.notes.append(words)
+
+    def fault(self, error: Exception) -> None:
+        """A reader did not foresee something: that is a mistake of lldwatch, and said as such."""
+        self.note(f"reading ended early: {type(error).__name__}: {error} (a fault of lldwatch: please report it)")
 
     def no_counterpart(self, keys: Iterable[str]) -> None:
         """Keys that stand for nothing that lldwatch measures."""

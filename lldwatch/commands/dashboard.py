@@ -1,0 +1,38 @@
+"""`lldwatch dashboard`: show all runs below a folder in the browser."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import threading
+from pathlib import Path
+
+from lldwatch.commands.values import port
+from lldwatch.errors import InputError
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Its arguments."""
+    parser = commands.add_parser("dashboard", help="show all runs below a folder in the browser")
+    parser.add_argument("root", type=Path, metavar="ROOT")
+    parser.add_argument("--port", type=port, default=8050)
+    parser.add_argument("--until-eof", action="store_true", help="end when standard input does")
+    parser.set_defaults(command=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve until interrupted."""
+    from lldwatch_dashboard import serve
+
+    if not options.root.is_dir():
+        raise InputError(f"{options.root} is not a folder: give the folder that holds your runs")
+    if options.until_eof:
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
+    serve(options.root, port=options.port)
+    return 0
+
+
+def _end_with_stdin() -> None:
+    sys.stdin.read()
+    os._exit(0)  # the server has nothing to save

@@ -1,0 +1,44 @@
+"""Arguments that several commands have."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from lldwatch.importers.job import Options
+from lldwatch.importers.known import names
+from lldwatch.importers.names import parse_map
+
+
+def whole_number(low: int, high: int, what: str) -> Callable[[str], int]:
+    """A parser of whole numbers from `low` to `high`, which calls them `what`."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+        return int(text)
+
+    return parse
+
+
+positive = whole_number(1, 10**9, "a whole number above 0")
+not_negative = whole_number(0, 2**31, "a whole number from 0")
+port = whole_number(1, 65535, "a port from 1 to 65535")
+
+
+def add_import_options(parser: argparse.ArgumentParser) -> None:
+    """How a log of another tool is to be read."""
+    words = "field of lldwatch = name in the log, for instance reward=mean_return (may be repeated)"
+    parser.add_argument("--map", action="append", default=[], metavar="OURS=THEIRS", help=words)
+    parser.add_argument("--step-column", metavar="NAME", help="what the step is called, in a table")
+
+
+def add_format(parser: argparse.ArgumentParser) -> None:
+    """Of a log of another tool, where it may also be a run of lldwatch."""
+    formats = ["auto", *names()]
+    parser.add_argument("--format", choices=formats, default="auto", metavar="FORMAT", help="auto, or its name")
+
+
+def import_options(options: argparse.Namespace, fmt: str) -> Options:
+    """What the user said about a log."""
+    return Options(format=fmt, own=parse_map(options.map), step_column=options.step_column)
