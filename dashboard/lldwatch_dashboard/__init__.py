@@ -7,8 +7,8 @@ threading.Thread(target=serve, args=("runs",), daemon=True).start()     # beside
 ```
 
 It only reads run directories, through `lldwatch.follow`: it can be started, stopped and started again at any time. No
-request leaves the machine. `app` puts it together, `layout` says what stands on the pages, `figures` draws, `feed`
-reads the runs, `callbacks` connects them.
+request leaves the machine. `app` puts it together, each of `pages` is one page, `figures` draws, `feed` reads the
+runs, `callbacks` says which page an address opens.
 """
 
 from lldwatch_dashboard.app import create_app, make_server, serve

@@ -15,8 +15,9 @@ from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, select_address_
 from werkzeug.serving import make_server as werkzeug_server
 
 from lldwatch.errors import LldwatchError
-from lldwatch_dashboard import callbacks, layout
+from lldwatch_dashboard import callbacks
 from lldwatch_dashboard.feed import Feed
+from lldwatch_dashboard.shared import shell
 
 
 def create_app(root: str | os.PathLike[str]) -> Dash:
@@ -34,7 +35,7 @@ def create_app(root: str | os.PathLike[str]) -> Dash:
         on_error=callbacks.say_failed,
         meta_tags=[{"name": "viewport", "content": "width=device-width, initial-scale=1"}],
     )
-    app.layout = layout.shell()
+    app.layout = shell()
     callbacks.register(app, Feed(root))
     return app
 

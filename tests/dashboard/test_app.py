@@ -15,7 +15,7 @@ from flask.testing import FlaskClient
 
 from lldwatch import LldwatchError
 from lldwatch_dashboard import app as app_module
-from lldwatch_dashboard import create_app, layout, make_server, serve
+from lldwatch_dashboard import create_app, make_server, serve, shared
 from lldwatch_dashboard.feed import Feed
 
 WriteRun = Callable[..., Path]
@@ -95,14 +95,14 @@ def test_addresses_that_lead_nowhere(pathname: str, client: FlaskClient, root: P
 @pytest.mark.parametrize("name", ["a", "deep/er", "with space", "hash#tag", "100%", "frage?", "ümlaut", "run/run"])
 def test_a_run_has_an_address_whatever_its_name(name: str, client: FlaskClient, write_run: WriteRun) -> None:
     write_run(name, range(1, 3))
-    assert layout.run_name(layout.href(name)) == name
-    assert "run-figure" in open_page(client, layout.href(name))
+    assert shared.address(shared.href(name)) == ("run", name)
+    assert "run-figure" in open_page(client, shared.href(name))
 
 
 def test_the_root_itself_has_an_address(root: Path, write_run: WriteRun) -> None:
     write_run("a", range(1, 3))
     client = create_app(root / "a").server.test_client()
-    assert "run-figure" in open_page(client, layout.href("."))
+    assert "run-figure" in open_page(client, shared.href("."))
 
 
 def test_an_unchanged_run_is_not_sent_again(client: FlaskClient, write_run: WriteRun) -> None:

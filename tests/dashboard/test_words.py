@@ -4,8 +4,9 @@ import pytest
 
 from lldwatch import Diagnosis, Family, Observation, RunInfo, Stage
 from lldwatch.diagnosis import Check, Evidence
-from lldwatch_dashboard import layout, why, words
+from lldwatch_dashboard import why, words
 from lldwatch_dashboard.feed import Summary
+from lldwatch_dashboard.pages import overview
 
 OK, SKIPPED = Check("reward", "ok", "fine"), Check("entropy", "skipped", "needs entropy")
 
@@ -43,7 +44,7 @@ def test_a_run_that_cannot_be_read_says_so_everywhere() -> None:
     broken = summary(error="it is newer")
     assert "it is newer" in words.verdict(broken)
     assert words.stage(broken)[0] == "? unreadable"
-    assert layout.cells(broken, now=0)["Reason"] == "it is newer"
+    assert overview.cells(broken, now=0)["Reason"] == "it is newer"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""The pages of the dashboard, one file each: what stands on it, and what happens when."""
