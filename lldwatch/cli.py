@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from lldwatch import __version__
-from lldwatch.commands import dashboard, demo, diagnose, import_logs, llds, run, signals, watch
+from lldwatch.commands import compare, dashboard, demo, diagnose, import_logs, llds, report, run, signals, watch
 from lldwatch.errors import LldwatchError
 
-COMMANDS = (demo, diagnose, watch, run, llds, dashboard, import_logs, signals)
+COMMANDS = (demo, diagnose, watch, run, llds, dashboard, report, compare, import_logs, signals)
 _EXTRAS = {"torch": "torch", "tqdm": "demo", "tensorboard": "tensorboard", "wandb": "wandb", "ray": "ray"}
 
 

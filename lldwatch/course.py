@@ -24,6 +24,7 @@ from lldwatch.recorder import Recorder
 from lldwatch.rollup import by_place, in_batch
 from lldwatch.run import Run
 from lldwatch.schema import Observation, Positions, Responses, RunInfo
+from lldwatch.staging import local_folder
 
 
 class Together(Protocol):
@@ -50,7 +51,7 @@ class Course:
     """One run that is being written, on this rank.
 
     Args:
-        run_dir: the run directory.
+        run_dir: the run directory, or its URL in an object store.
         info: what `run.json` is to say.
         resume: go on with a run that is there.
         detector: its settings; None: the default ones.
@@ -88,7 +89,7 @@ class Course:
         self._complain, self._say = complain, say
         self.diagnosis = self._detector.diagnosis
         self.observation: Observation | None = None
-        self._orders = Orders(run_dir)
+        self._orders = Orders(local_folder(run_dir))
         self._followed: Order | None = None
 
         def open_first(_: Sequence[None]) -> tuple[RunInfo, int | None, Decision]:

@@ -26,7 +26,8 @@ from lldwatch.batches import one_row, rows_batch
 from lldwatch.columns import RowTable
 from lldwatch.directory import open_directory, take_lock
 from lldwatch.schema import TABLES, Event, Observation, RunInfo, arrow_schema
-from lldwatch.segments import INFO_FILE, Segment, list_segments, read_segment, write_part
+from lldwatch.segments import INFO_FILE, Segment, list_segments, seal_live, write_part
+from lldwatch.upload import uploader
 
 log = logging.getLogger("lldwatch")
 
@@ -39,7 +40,8 @@ class Recorder:
     """Writes one run directory. One process writes a rank of a run: a second one is refused.
 
     Args:
-        path: the run directory; made if it is not there.
+        path: the run directory; made if it is not there. Or a URL in an object store, `s3://bucket/run`: the run is
+            then written to a local folder first (see `lldwatch.staging`) and uploaded from there (`lldwatch.upload`).
         info: what `run.json` says of the run; on ranks above 0 the `info` of rank 0's recorder.
         resume: go on writing a run that is there (as a new attempt) instead of refusing it.
         rank: of this process in a distributed training. Rank 0 looks after the directory, `run.json` and the steps, and
@@ -51,7 +53,10 @@ class Recorder:
     Raises:
         RunExistsError: a run is there and `resume` is off, or another process is writing it.
         SchemaTooNewError: the run to be resumed was written by a newer lldwatch.
-        RunError: the directory cannot be made or written.
+        RunError: the directory cannot be made or written, or the object store not be reached.
+
+    Attributes:
+        path: the directory that is written, on this machine.
     """
 
     def __init__(
@@ -65,7 +70,8 @@ class Recorder:
         seconds_per_part: float = 30.0,
         queue_steps: int = 1000,
     ) -> None:
-        self.path, self.rank = Path(path), rank
+        self._upload = uploader(path, resume, rank)
+        self.path, self.rank = Path(path) if self._upload is None else self._upload.folder, rank
         self.dropped_steps = 0
         self._steps_per_part, self._seconds_per_part, self._queue_steps = steps_per_part, seconds_per_part, queue_steps
         self._batches: dict[str, list[pa.RecordBatch]] = {table: [] for table in TABLES}
@@ -86,6 +92,8 @@ class Recorder:
         self._queue: queue.SimpleQueue[_Item | Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="lldwatch-recorder", daemon=True)
         self._thread.start()
+        if self._upload is not None:
+            self._upload.start(self.attempt)
         atexit.register(self.close)
 
     def record(self, observation: Observation, rows: Sequence[RowTable] = ()) -> None:
@@ -162,6 +170,8 @@ class Recorder:
             return  # writing run.json would hang as well
         self.info = replace(self.info, ended=_now())
         self.write_info()
+        if self._upload is not None:
+            self._upload.close()
         if self._lock is not None:
             os.close(self._lock)
 
@@ -277,13 +287,10 @@ class Recorder:
         may stand on a disk of theirs.
         """
         for table in TABLES:
-            folder = self.path / table
-            for segment in list_segments(folder)[0]:
-                mine = self.rank == 0 or (segment.rank == self.rank and segment.attempt < self.info.attempt)
-                if mine and segment.live(folder).exists():
+            for segment in list_segments(self.path / table)[0]:
+                if self.rank == 0 or (segment.rank == self.rank and segment.attempt < self.info.attempt):
                     with self._failing_disk():
-                        write_part(read_segment(segment, folder), segment.part(folder))
-                        segment.live(folder).unlink()
+                        seal_live(segment, self.path / table)
 
     def _segment(self) -> Segment:
         return Segment(self.info.attempt, self.rank, self._number)

@@ -127,16 +127,18 @@ def as_json(follower: Follower) -> dict[str, Any]:
     }
 
 
-def write_json(follower: Follower, out: TextIO) -> None:
+def write_json(follower: Follower, out: TextIO, name: str | None = None) -> None:
     """What `as_json` says, and what else a report tells: configuration, events, the signals in a few numbers.
 
     Args:
         follower: of the run, up to date.
         out: where the object goes.
+        name: what to call the run, if not by its directory.
     """
     info, observations = follower.run.info, follower.observations
     told = {
         **as_json(follower),
+        "run": name or str(follower.run.path),
         "verdict": verdict(follower.diagnosis),
         "started": info.started,
         "planned_steps": info.planned_steps,

@@ -61,13 +61,21 @@ def list_segments(folder: Path) -> tuple[list[Segment], list[str]]:
     # twice: a large folder is not listed in one go, and a segment that is sealed meanwhile may show under neither name
     names = {*os.listdir(folder), *os.listdir(folder)} if folder.is_dir() else set()
     for name in names:
-        match = _NAME.fullmatch(name)
-        if match:
-            rank, attempt, number = map(int, match.groups()[:3])
-            segments.add(Segment(attempt, rank, number))
+        segment = segment_of(name)
+        if segment is not None:
+            segments.add(segment)
         elif not name.startswith("."):
             foreign.append(name)
     return sorted(segments), sorted(foreign)
+
+
+def segment_of(name: str) -> Segment | None:
+    """The segment that a file belongs to, by its name or path; None if it is not a segment's."""
+    match = _NAME.fullmatch(name.rpartition("/")[2])
+    if match is None:
+        return None
+    rank, attempt, number = map(int, match.groups()[:3])
+    return Segment(attempt, rank, number)
 
 
 def write_part(table: pa.Table, path: Path) -> None:
@@ -86,6 +94,17 @@ def write_part(table: pa.Table, path: Path) -> None:
     os.replace(hidden, path)
 
 
+def seal_live(segment: Segment, folder: Path) -> None:
+    """Turn a live segment that nobody writes any more into a part; nothing if there is none.
+
+    Raises:
+        OSError: it cannot be read or written; so may pyarrow's own errors.
+    """
+    if segment.live(folder).exists():
+        write_part(read_segment(segment, folder), segment.part(folder))
+        segment.live(folder).unlink()
+
+
 def read_segment(segment: Segment, folder: Path) -> pa.Table:
     """All rows of a segment, sealed or live, in the columns of this version's schema.
 
@@ -102,8 +121,8 @@ def read_segment(segment: Segment, folder: Path) -> pa.Table:
     # the part is looked for after the live segment: sealing renames the part into place before it removes the segment
     if live is None or segment.part(folder).exists():
         with pq.ParquetFile(segment.part(folder)) as file:
-            return _conform(file.read(), schema)
-    return _conform(_live_table(live, schema), schema)
+            return conform(file.read(), schema)
+    return conform(_live_table(live, schema), schema)
 
 
 def _live_table(data: bytes, schema: pa.Schema) -> pa.Table:
@@ -118,15 +137,23 @@ def _live_table(data: bytes, schema: pa.Schema) -> pa.Table:
         return pa.Table.from_batches(batches, schema)
 
 
-def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A table from a file in the columns of this version's schema, or of some of them.
+
+    Raises:
+        ValueError: the file is not ours, or of a newer version.
+    """
     metadata = table.schema.metadata or {}
     if metadata.get(b"lldwatch.table") != schema.metadata[b"lldwatch.table"]:
         raise ValueError("it was not written by lldwatch")
     version = int(metadata.get(b"lldwatch.schema_version", 0))
     if version > SCHEMA_VERSION:
         raise ValueError(f"its schema version {version} is newer than {SCHEMA_VERSION}: update lldwatch")
+    if table.schema.equals(schema):  # the usual case: casting column by column takes longer than reading
+        return pa.Table.from_arrays(table.columns, schema=schema)
+    there = set(table.column_names)
     columns = [
-        table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(len(table), field.type)
+        table[field.name].cast(field.type) if field.name in there else pa.nulls(len(table), field.type)
         for field in schema
     ]
     return pa.Table.from_arrays(columns, schema=schema)

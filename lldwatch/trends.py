@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import fmean
 
 import numpy as np
@@ -171,28 +172,46 @@ def bootstrap(
     residuals = rest[1:] - phi * rest[:-1]
     residuals -= np.median(residuals)
     lead = min(int(3 / (1 - phi)), 60)
-    # RandomState, whose stream of numbers is frozen for good: limits must not change with numpy
-    draws = np.random.RandomState(0).randint(len(residuals), size=(lead + len(values) + steps, paths))
-    series = residuals[draws]
-    for now in range(1, len(series)):
+    rows = lead + len(values) + steps
+    series = residuals[_draws(len(residuals), 60 + len(values) + steps, paths)[:rows]]
+    for now in range(1, rows if phi else 0):
         series[now] += phi * series[now - 1]
     series = series[lead:]
     warm_up = series[: len(values)]
     center = np.median(warm_up, axis=0)
     spread = np.maximum(spread_of(warm_up), LEAST)
-    recent = sliding_window_view((series - center) / spread, window, axis=0)[len(values) - window + 1 :]
-    levels = np.partition(recent, window // 2, axis=-1)[..., window // 2] if of_medians else recent.mean(axis=-1)
+    judged = ((series - center) / spread)[len(values) - window + 1 :]
+    levels = _sliding_median(judged, window) if of_medians else sliding_window_view(judged, window, 0).mean(axis=-1)
+    drawdown = np.maximum.accumulate(levels, axis=0) - levels
+    lasting = np.array([_lasting(series, confirm) for series in (levels, -levels, drawdown)])
     keep = math.exp(-false_alarms_per_1000_steps * steps / 1000)
-    rise, fall, drawdown = (
-        max(float(np.quantile(_lasting(series, confirm), keep)), 1.0)
-        for series in (levels, -levels, np.maximum.accumulate(levels, axis=0) - levels)
-    )
-    return Limits(rise, fall, drawdown)
+    return Limits(*(max(float(limit), 1.0) for limit in np.quantile(lasting, keep, axis=1)))
+
+
+@lru_cache(maxsize=8)
+def _draws(below: int, rows: int, paths: int) -> npt.NDArray[np.int64]:
+    """Whole numbers from 0, (rows, paths); those of fewer rows are the first ones."""
+    # RandomState, whose stream of numbers is frozen for good: limits must not change with numpy
+    draws = np.random.RandomState(0).randint(below, size=(rows, paths), dtype=np.int64)
+    draws.flags.writeable = False
+    return draws
+
+
+def _sliding_median(series: Floats, window: int) -> Floats:
+    """Upper median of every `window` rows on end, column by column: by whole rows, an order faster than by windows."""
+    rows = [series[first : len(series) - window + 1 + first] for first in range(window)]
+    for last in range(window - 1, window // 2 - 1, -1):  # the largest of the rest comes to the place `last`
+        for place in range(last):
+            low, high = rows[place], rows[place + 1]
+            rows[place], rows[place + 1] = np.minimum(low, high), np.maximum(low, high)
+    return rows[window // 2]
 
 
 def _lasting(series: Floats, confirm: int) -> Floats:
     """Largest value that each column holds on `confirm` rows in a row."""
-    least = np.minimum.reduce([series[first : len(series) - confirm + 1 + first] for first in range(confirm)])
+    least = series[: len(series) - confirm + 1]
+    for first in range(1, confirm):
+        least = np.minimum(least, series[first : len(series) - confirm + 1 + first])
     return np.asarray(least.max(axis=0))
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from dash import ClientsideFunction, Dash, Input, Output, set_props
+from dash import ClientsideFunction, Dash, Input, Output, State, set_props
 
 from lldwatch.errors import RunNotFoundError
 from lldwatch_dashboard.feed import Feed
-from lldwatch_dashboard.pages import overview, run
+from lldwatch_dashboard.glances import Glances
+from lldwatch_dashboard.pages import compare, overview, responses, run
 from lldwatch_dashboard.shared import address, no_such_page
 
-PAGES_OF_A_RUN = {"run": run}
+PAGES_OF_A_RUN = {"run": run, "responses": responses}
 """First part of the address -> the page; the rest of the address names the run."""
 
 log = logging.getLogger("lldwatch.dashboard")
@@ -21,10 +22,12 @@ log = logging.getLogger("lldwatch.dashboard")
 def register(app: Dash, feed: Feed) -> None:
     """Connect the pages with the runs."""
 
-    def open_page(pathname: str | None) -> Any:
+    def open_page(pathname: str | None, search: str | None = None) -> Any:
         page, name = address(pathname or "/")
         if page == "":
-            return overview.page(feed.root)
+            return overview.page(feed.root, search)
+        if (page, name) == ("compare", "."):
+            return compare.page(search)
         if page not in PAGES_OF_A_RUN:
             return no_such_page(f"There is no page {pathname}.")
         try:
@@ -33,11 +36,12 @@ def register(app: Dash, feed: Feed) -> None:
             return no_such_page(str(error))
         return PAGES_OF_A_RUN[page].page(name)
 
-    app.callback(Output("page", "children"), Input("url", "pathname"))(open_page)
-    overview.register(app, feed)
+    app.callback(Output("page", "children"), Input("url", "pathname"), State("url", "search"))(open_page)
+    overview.register(app, feed, Glances(feed))
+    compare.register(app, feed)
     for module in PAGES_OF_A_RUN.values():
         module.register(app, feed)
-    for name in ("list", "run"):
+    for name in ("list", "compare", *PAGES_OF_A_RUN):
         app.clientside_callback(  # type: ignore[no-untyped-call]  # dash's is untyped
             ClientsideFunction("lldwatch", "pulse"),
             Output(f"{name}-pulse", "data"),

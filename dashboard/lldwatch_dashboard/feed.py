@@ -1,4 +1,4 @@
-"""The runs below a folder, kept up to date for as many browser tabs as look at them.
+"""The runs below a folder, and each with all its steps while somebody looks at it (see `glances` for the list).
 
 A run is read again only when its files have changed, and only what is new in it. A run that cannot be read is an
 answer like any other: its reason stands in `Summary.error`, and the others are not touched by it.
@@ -31,7 +31,7 @@ _versions = itertools.count(1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What the list and the header say of a run.
+    """What the list and the header say of a run; in the list, `info` and `last` hold only what stands there.
 
     Attributes:
         name: path of the run relative to the root, with `/`; `.` is the root itself.
@@ -80,39 +80,19 @@ class Feed:
         self._kept, self._rescan_s = kept, rescan_s
         self._lock = threading.Lock()
         self._tails: OrderedDict[str, _Tail] = OrderedDict()
-        self._summaries: dict[str, tuple[object, Summary]] = {}
         self._names: list[str] = []
-        self._scanned_at = -math.inf
+        self._scanned_at, self._scan_took_s = -math.inf, 0.0
 
     def names(self) -> list[str]:
-        """The names of all runs."""
+        """The names of all runs, sorted; at most a twentieth of the time is spent on looking for them."""
         with self._lock:
-            if time.monotonic() - self._scanned_at >= self._rescan_s:
+            began = time.monotonic()
+            if began - self._scanned_at >= self._rescan_s * max(1.0, self._scan_took_s / 0.1):
                 paths = list_runs(self.root) if self.root.is_dir() else []
                 self._names = [path.relative_to(self.root).as_posix() for path in paths]
                 self._scanned_at = time.monotonic()
-                self._summaries = {name: self._summaries[name] for name in self._names if name in self._summaries}
+                self._scan_took_s = self._scanned_at - began
             return list(self._names)
-
-    def summaries(self, budget_s: float = 0.5) -> list[Summary]:
-        """One summary per run, the worst first.
-
-        Args:
-            budget_s: after so many seconds of reading, what is known already is given for the other runs; they have
-                their turn at the next call.
-        """
-        deadline = time.monotonic() + budget_s
-        rows = []
-        for name in self.names():
-            print_, known = self._summaries.get(name, (None, None))
-            try:
-                path = self.locate(name)
-                if time.monotonic() < deadline and (known is None or _fingerprint(path) != print_):
-                    known = self.snapshot(name).summary
-            except RunNotFoundError:  # deleted since the folder was scanned
-                continue
-            rows.append(known or Summary(name=name, read=False))
-        return sorted(rows, key=_worst_first)
 
     def snapshot(self, name: str) -> Snapshot:
         """The run as it stands now.
@@ -126,10 +106,7 @@ class Feed:
             self._tails.move_to_end(name)
             while len(self._tails) > self._kept:
                 self._tails.popitem(last=False)
-        print_, snapshot = tail.update()
-        with self._lock:
-            self._summaries[name] = (print_, snapshot.summary)
-        return snapshot
+        return tail.update()
 
     def locate(self, name: str) -> Path:
         """The directory of a run; nothing outside the root is ever looked at.
@@ -160,15 +137,15 @@ class _Tail:
         self._seen: object = None
         self._snapshot: Snapshot | None = None
 
-    def update(self) -> tuple[object, Snapshot]:
-        """Read what is new; the fingerprint of the files, and the run."""
+    def update(self) -> Snapshot:
+        """Read what is new."""
         with self._lock:
             # taken before the reading: what is written meanwhile changes it, and is read at the next call
             print_ = _fingerprint(self._path)
             if self._snapshot is None or print_ != self._seen:
                 self._seen = print_
                 self._snapshot = self._read()
-            return print_, self._snapshot
+            return self._snapshot
 
     def _read(self) -> Snapshot:
         try:
@@ -237,9 +214,3 @@ def _ending(run: Run) -> str | None:
     """What the last `finish` event says."""
     details = [event["detail"] for event in run.events().to_pylist() if event["kind"] == "finish"]
     return details[-1] if details else None
-
-
-def _worst_first(summary: Summary) -> tuple[float, bool, str]:
-    """Dead runs, then the ill ones, then those that cannot be read, then the others; running before finished."""
-    rank = 0.5 if summary.error else float(summary.diagnosis.stage)
-    return -rank, summary.info.ended is not None, summary.name

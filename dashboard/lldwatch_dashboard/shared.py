@@ -28,13 +28,13 @@ def shell() -> Component:
 
 def href(name: str, page: str = "run") -> str:
     """The address of a page about a run: `/run/NAME`."""
-    return f"/{page}/" if name == "." else f"/{page}/{quote(name)}"
+    return f"/{page}/" if name == "." else f"/{page}/{quote(name, errors='surrogateescape')}"
 
 
 def address(pathname: str) -> tuple[str, str]:
     """The page that an address means ("" is the overview), and the run, whose name is not yet known to be harmless."""
     _, page, *name = pathname.split("/", 2)
-    return page, unquote("".join(name)).rstrip("/") or "."
+    return page, unquote("".join(name), errors="surrogateescape").rstrip("/") or "."
 
 
 def clock(page: str) -> list[Component]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from lldwatch import report
 from lldwatch.diagnosis import Diagnosis, Stage
+from lldwatch.glance import Glance
 from lldwatch_dashboard.feed import Summary
 
 STAGE_ICON = {Stage.HEALTHY: "✓", Stage.STAGNATION: "◔", Stage.DECAY: "▲", Stage.COLLAPSE: "✖"}
@@ -76,6 +79,32 @@ def risk(diagnosis: Diagnosis) -> str:
     """Probability of a collapse within the forecast's horizon; a dash for what is not known, or has come."""
     chance = diagnosis.collapse_probability
     return UNKNOWN if chance is None or diagnosis.stage is Stage.COLLAPSE else f"{chance:.0%}"
+
+
+def llds(glance: Glance | None) -> tuple[str, str]:
+    """Whether LLDS is in use and how strong it is now, shortly; and in a sentence."""
+    if glance is None or (glance.llds == "off" and not glance.llds_coefficient):
+        return "off", "LLDS was not in use in the last step."
+    now = glance.llds_coefficient
+    if glance.dry_run:
+        times = f"{glance.would_have} would-have" if glance.would_have else "nothing yet"
+        return f"dry run: {times}", f"LLDS is only tried out: {glance.would_have} times something would have been done."
+    how = "by the detector" if glance.llds == "auto" else "by hand"
+    if not now:
+        return f"{glance.llds}: 0", f"LLDS is switched on {how}; its coefficient was 0 in the last step."
+    return (
+        f"{glance.llds}: {number(now)}",
+        f"LLDS is switched on {how}; its coefficient in the last step: {number(now)}.",
+    )
+
+
+def llds_rank(glance: Glance | None) -> float | None:
+    """The stronger LLDS is now, the larger; then what is armed, then what is only tried out, then what is off."""
+    if glance is None:
+        return None
+    if glance.llds_coefficient and math.isfinite(glance.llds_coefficient):
+        return glance.llds_coefficient
+    return {"off": -3.0}.get(glance.llds, -2.0 if glance.dry_run else -1.0)
 
 
 def number(value: float | None) -> str:

@@ -182,7 +182,7 @@ def _attach(root: Path, rows: Found, found: list[Found], tally: Tally) -> None:
     folder, top = rows.paths[0], Path(os.path.abspath(root))
     for above in (folder, *folder.parents):
         near = [item for item in found if item.format is not None and _is_below(above, item)]
-        best = min((_rank(item) for item in near), default=0)
+        best = min((_rank(item) for item in near), default=None)
         chosen = [item for item in near if _rank(item) == best]
         if len(chosen) == 1 and not chosen[0].rows:
             chosen[0].rows, chosen[0].rows_format = rows.rows, rows.rows_format
@@ -195,8 +195,14 @@ def _attach(root: Path, rows: Found, found: list[Found], tally: Tally) -> None:
     found.append(rows)
 
 
-def _rank(item: Found) -> int:
-    return FORMATS.index(item.format) if item.format in FORMATS else len(FORMATS)
+def _rank(item: Found) -> tuple[int, bool]:
+    """A trainer's own file comes before what it printed, which is rounded; where both are of one format as well."""
+    return FORMATS.index(item.format) if item.format in FORMATS else len(FORMATS), is_printed(item.paths[0])
+
+
+def is_printed(path: Path) -> bool:
+    """A console log, by its name."""
+    return path.suffix not in (".json", ".jsonl", ".csv", ".parquet")
 
 
 def _is_below(folder: Path, item: Found) -> bool:

@@ -44,10 +44,12 @@ class Format:
         recognise: why this source is of this format, in words that follow "because"; None if it is not. Sees only
             `path`, `head` and `opening` of the source, and reads nothing.
         line: finds a line that only this format has, in logs whose head does not give them away; None for others.
+        sign: stands in each line that `line` finds, so that others need not be searched.
         read: the entries, in the order of the file. Never raises for what a file may hold: it counts it in the tally.
         about: fields of `RunInfo` (`config`, `planned_steps`, `trainer`) that the source tells.
         derive: more fields of `Observation`, from the numbers of a step by their names.
         whole_steps: each entry is a whole step, so that a live stream need not wait for the next one.
+        read_together: the same for all files of a folder, where these are parts of the same steps; else one by one.
         whole_folder: all such files of a folder are one run (event files).
         extra: the package that must be installed to read it.
     """
@@ -59,9 +61,11 @@ class Format:
     trainer: str = ""
     recognise: Callable[[Source], str | None] = lambda source: None
     line: re.Pattern[str] | None = None
+    sign: str = ""
     about: Callable[[Source], dict[str, Any]] = field(default=lambda source: {})
     derive: Callable[[Mapping[str, float]], Mapping[str, float]] | None = None
     whole_steps: bool = False
+    read_together: Callable[[Sequence[Source], Tally], Iterator[Entry]] | None = None
     whole_folder: bool = False
     extra: str | None = None
 

@@ -24,6 +24,7 @@ from lldwatch.importers.same import leave_out_doubles
 from lldwatch.importers.source import Source
 from lldwatch.importers.steps import Step, Steps
 from lldwatch.importers.tally import Tally
+from lldwatch.importers.trainers import TABLES
 from lldwatch.importers.write import RunWriter
 from lldwatch.schema import RunInfo
 
@@ -67,15 +68,33 @@ def import_logs(src: str | Path, out: Path, options: Options | None = None) -> t
         raise RunExistsError(f"{out} is there already: choose another --out, or remove it")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".lldwatch-import-", dir=out.parent) as scratch:
-        imported = []
-        for number, found in enumerate(_what(str(src), options, tally)):
-            imported += _import_one(found, Path(scratch, str(number)), options)
+        imported = _import_all(_what(str(src), options, tally), Path(scratch), options, tally)
         usable = leave_out_doubles([run for run in imported if run.steps], tally)
         if not usable:
-            reasons = [line for run in imported for line in (*run.tally.notes, *run.tally.reasons)]
+            reasons = [*tally.notes, *(line for run in imported for line in _reasons(run))]
             raise InputError(f"{src} holds no usable step: {'; '.join(reasons[:3]) or 'it has no metrics'}")
+        for run in imported:
+            if not run.steps:
+                tally.note(f"{run.source} ({run.format}) holds no usable step: {'; '.join(_reasons(run)[:2])}")
         _put_in_place(usable, out)
     return usable, tally
+
+
+def _import_all(what: list[Found], scratch: Path, options: Options, tally: Tally) -> list[Imported]:
+    """Of several logs, one that cannot be imported does not keep the others from it."""
+    imported: list[Imported] = []
+    for number, found in enumerate(what):
+        try:
+            imported += _import_one(found, scratch / str(number), options)
+        except InputError as error:
+            if len(what) == 1:
+                raise
+            tally.note(f"{found.source}: left out: {error}")
+    return imported
+
+
+def _reasons(run: Imported) -> list[str]:
+    return [*run.tally.notes, *run.tally.reasons]
 
 
 def _what(src: str, options: Options, tally: Tally) -> list[Found]:
@@ -134,6 +153,8 @@ def _steps(fmt: Format | None, sources: list[Source], options: Options, tally: T
         return iter(())
     for source in sources:
         source.step_column = options.step_column
+    if fmt.read_together is not None and len(sources) > 1:
+        return steps_of(fmt, fmt.read_together(sources, tally), options, tally)
     entries = chain.from_iterable(_entries(fmt, source, options, tally) for source in sources)
     return steps_of(fmt, entries, options, tally)
 
@@ -147,7 +168,7 @@ def steps_of(
     fmt: Format, entries: Iterable[Entry], options: Options, tally: Tally, *, at_once: bool = False
 ) -> Iterator[Step]:
     """Entries of a format as observations, by its own names and then by those of the others."""
-    tables = [fmt.metrics, *(other.metrics for other in FORMATS if other is not fmt)]
+    tables = [fmt.metrics, *(other.metrics for other in FORMATS if other is not fmt), *TABLES]
     return Steps(lookup(tables, options.own), tally, fmt.derive, at_once).of(entries)
 
 

@@ -4,16 +4,50 @@ from __future__ import annotations
 
 from lldwatch.errors import InputError
 from lldwatch.importers import (
+    areal,
+    csv_table,
+    jsonl,
+    nemo_rl,
     nemo_train_data,
+    notebook,
+    openrlhf,
+    parquet_table,
+    prime_rl,
     prime_rl_tokens,
+    slime,
+    swift,
     swift_completions,
+    tensorboard,
     trl_completions,
+    trl_console,
     trl_state,
+    verl_console,
+    verl_file,
     verl_rollouts,
+    wandb_csv,
+    wandb_offline,
 )
 from lldwatch.importers.format import Format, RowsFormat
 
-FORMATS: tuple[Format, ...] = (trl_state.FORMAT,)
+FORMATS: tuple[Format, ...] = (
+    swift.FORMAT,
+    trl_state.FORMAT,
+    verl_file.FORMAT,
+    prime_rl.FORMAT,
+    nemo_rl.FORMAT,
+    tensorboard.FORMAT,
+    wandb_offline.FORMAT,
+    wandb_csv.FORMAT,
+    notebook.FORMAT,
+    parquet_table.FORMAT,
+    verl_console.FORMAT,
+    openrlhf.FORMAT,
+    slime.FORMAT,
+    areal.FORMAT,
+    trl_console.FORMAT,
+    jsonl.FORMAT,
+    csv_table.FORMAT,
+)
 ROWS_FORMATS: tuple[RowsFormat, ...] = (
     nemo_train_data.FORMAT,
     prime_rl_tokens.FORMAT,

@@ -6,6 +6,7 @@ up in the tables of all trainers. A prefix that a logger puts in front (`train/`
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -27,10 +28,18 @@ STEPS = (
     "train/step",
     "rollout/step",
     "Step",
+    "Global Step",
     "steps",
+    "global_steps",
+    "current_step",
+    "progress/step",
     "iteration",
+    "Iteration",
     "iter",
+    "Iter",
     "update",
+    "optimizer_step",
+    "opt_step",
     "_step",
 )
 """What a step is called, the most telling name first; W&B's `_step` counts calls, and so comes last."""
@@ -59,7 +68,7 @@ def lookup(tables: Iterable[Mapping[str, str]], own: Mapping[str, str] | None = 
         if theirs not in found:
             if len(found) > 10_000:  # keys that are made up anew in each row must not fill the memory
                 found.clear()
-            found[theirs] = _look(theirs)
+            found[theirs] = _look(theirs) or _look(_plain(theirs))
         return found[theirs]
 
     def _look(theirs: str) -> tuple[int, str] | None:
@@ -74,6 +83,11 @@ def lookup(tables: Iterable[Mapping[str, str]], own: Mapping[str, str] | None = 
         return None
 
     return of
+
+
+def _plain(name: str) -> str:
+    """As programs write it: "completions / mean_length" and "Mean Reward" are shown to people."""
+    return re.sub(r"\s*/\s*", "/", name.strip()[:200]).replace(" ", "_").lower()
 
 
 def step_of(values: Mapping[str, Any], step_column: str | None = None) -> int | None:

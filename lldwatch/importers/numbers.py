@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
-_NONE = {"", "-", "--", "none", "null", "no log", "n/a"}
+_NONE = ("", "-", "--", "none", "null", "no log", "n/a")
+_WORDS: dict[str, float | None] = {**dict.fromkeys(_NONE), "true": 1.0, "false": 0.0}
 _REPR = re.compile(r"(?:np\.|numpy\.)?(?:float|int|bool_?|array|tensor|Tensor|bfloat)\d*\(\[?([^,)\]]+)\]?[,)].*")
 _NAME = r"""(?:'([^'\n]{1,300})'|"([^"\n]{1,300})")"""
 _VALUE = r"""('[^'\n]*'|"[^"\n]*"|\[[^\[\]\n]{0,2000}\]|(?:[^,{}()\n]|\([^()\n]{0,200}\))*)"""
@@ -31,10 +33,22 @@ def number(value: Any) -> float | None:
     if not isinstance(value, str) or len(value) > 200:
         raise ValueError(f"a {type(value).__name__} is not a number")
     text = value.strip()
-    if text.lower() in _NONE:
+    if text.endswith(")") and (inside := _REPR.match(text)):
+        text = inside[1]
+    try:
+        return float(text)
+    except ValueError:
+        if text.lower() in _WORDS:
+            return _WORDS[text.lower()]
+        raise
+
+
+def number_in(values: Mapping[str, Any], name: str) -> float | None:
+    """The number of that name, None where there is none or something else."""
+    try:
+        return number(values.get(name))
+    except ValueError:
         return None
-    text = _REPR.sub(r"\1", text)
-    return {"true": 1.0, "false": 0.0}.get(text.lower()) if text.lower() in ("true", "false") else float(text)
 
 
 def pairs(text: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from lldwatch.importers.tally import Tally
+from lldwatch.importers.tally import Tally, one_line
 from lldwatch.importers.trainers import TABLES
 from lldwatch.importers.write import RunWriter
 from lldwatch.signals import SIGNALS
@@ -96,7 +96,7 @@ def write_account(runs: list[Imported], tally: Tally, out: TextIO) -> None:
 def _write_tally(tally: Tally, out: TextIO) -> None:
     if tally.unmapped:
         more = f" and {tally.more_unmapped} more" if tally.more_unmapped else ""
-        print(f"  not used  {', '.join(tally.unmapped)}{more}", file=out)
+        print(f"  not used  {', '.join(map(one_line, tally.unmapped))}{more}", file=out)
         print("            (--map ours=theirs uses one of them, for instance --map reward=...)", file=out)
     for line in tally.reasons:
         print(f"  dropped   {line}", file=out)

@@ -35,9 +35,7 @@ def with_rows(steps: Iterator[Step], found: Found, tally: Tally) -> Iterator[tup
     run, attempt = "", 0
     for step in steps:
         if found.rows and reader.begun and step.run != run:
-            tally.note(
-                "the log holds several runs, and the files of responses do not tell whose they are: each has them"
-            )
+            tally.note("the log holds several runs, and nothing tells whose the files of responses are: each has them")
         run, attempt = step.run, step.attempt
         while waiting and waiting[-1] < step.observation.step:
             yield from reader.alone(run, attempt, waiting.pop())

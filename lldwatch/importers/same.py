@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 
 from lldwatch.columns import Array
+from lldwatch.importers.known import ROWS_FORMATS
 from lldwatch.importers.result import Imported
 from lldwatch.importers.tally import Tally
 from lldwatch.run import Run
@@ -20,10 +21,15 @@ _LEAST_STEPS = 5
 def leave_out_doubles(runs: list[Imported], tally: Tally) -> list[Imported]:
     """The runs without those that another one holds as well; which were left out is noted.
 
-    Two logs are of the same run if 9 in 10 of the steps of the shorter one, 5 at least, have the same reward.
+    Two logs are of the same run if 9 in 10 of the steps of the shorter one, 5 at least, have the same reward. One that
+    has the rows of responses stays before all others, and one that tells as much before a console's, which is rounded;
+    rows alone say what no other log does.
     """
     kept: list[tuple[Imported, dict[int, float]]] = []
-    for run in sorted(runs, key=lambda item: (-len(item.measured), -item.steps)):
+    for run in sorted(runs, key=_order):
+        if any(run.format == rows.name for rows in ROWS_FORMATS):
+            kept.append((run, {}))
+            continue
         rewards = _rewards(run)
         double = next((other for other, theirs in kept if _same(rewards, theirs)), None)
         if double is None:
@@ -34,6 +40,10 @@ def leave_out_doubles(runs: list[Imported], tally: Tally) -> list[Imported]:
             shutil.rmtree(run.path)
     remaining = [run for run, _ in kept]
     return [run for run in runs if run in remaining]
+
+
+def _order(run: Imported) -> tuple[bool, int, bool, int]:
+    return not run.tables, -len(run.measured), run.source.endswith((".log", ".txt", ".out")), -run.steps
 
 
 def _rewards(run: Imported) -> dict[int, float]:

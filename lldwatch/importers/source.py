@@ -27,6 +27,7 @@ LARGEST_DOCUMENT = 512 * 1024**2
 _HEAD_BYTES = 64 * 1024
 _CHUNK_BYTES = 1024**2
 _CONTROL = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
+_HOLE = re.compile(rb"\0{512,}")
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
@@ -83,8 +84,13 @@ class Source:
 
     @property
     def is_text(self) -> bool:
-        """It has no zero bytes, which text never has."""
-        return self.encoding == "utf-16" or b"\0" not in self.head
+        """It has no zero bytes, which text never has, but for a hole where a log was cut back while it was written."""
+        return self.encoding == "utf-16" or b"\0" not in _HOLE.sub(b"", self.head)
+
+    @property
+    def in_lines(self) -> bool:
+        """Lines of it were read, so that it is no document any more."""
+        return self._lines is not None
 
     def lines(self, tally: Tally) -> Iterator[Line]:
         """What is left of the source, line by line. What a carriage return would overwrite is a line of its own.

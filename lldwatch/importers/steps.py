@@ -11,13 +11,18 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from lldwatch.importers.format import Entry
-from lldwatch.importers.names import Lookup
+from lldwatch.importers.names import STEPS, Lookup
 from lldwatch.importers.numbers import number
 from lldwatch.importers.tally import Tally
-from lldwatch.schema import Observation
+from lldwatch.schema import Observation, columns_of
 
 MOST_RETURNS = 200
 """Times that a step number may go back within a source; rows that do so after that are in no order, and left out."""
+
+_SHARES = {name for name, item in columns_of("steps").items() if item.metadata["unit"] == "share"}
+_ROUNDING = 1e-3
+_PLACES = {*STEPS, "_timestamp", "timestamp", "_runtime"}
+"""What says where a row stands, and so was used."""
 
 Derive = Callable[[Mapping[str, float]], Mapping[str, float]]
 
@@ -47,6 +52,15 @@ class _Course:
     def run(self) -> str:
         """The name; what follows a first run in the same file is numbered."""
         return self.name if self.part == 1 else f"{self.name or 'run'}-{self.part}"
+
+
+def _is_no_measure(key: str, ours: str, given: float, values: Mapping[str, Any]) -> str | None:
+    """Why a number that goes by a name of ours is none of ours."""
+    if ours in _SHARES and (given < -_ROUNDING or given > 1 + _ROUNDING):
+        return "that is no share, which is 0 to 1"
+    if key == "train_loss" and "train_runtime" in values:
+        return "that is the mean of the whole training"
+    return None
 
 
 class Steps:
@@ -102,7 +116,11 @@ class Steps:
                     self._tally.drop(f"{key} that is not a number", entry.where)
                 continue
             if found is None:
-                strangers.append(key)
+                if key not in _PLACES:
+                    strangers.append(key)
+            elif given is not None and (why := _is_no_measure(key, found[1], given, entry.values)):
+                self._tally.drop(f"{key} {why}", entry.where)
+                continue
             if given is not None:
                 theirs[key] = given
                 if found is not None and found[0] <= fields.get(found[1], found)[0]:

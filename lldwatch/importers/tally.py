@@ -30,11 +30,13 @@ class Tally:
     def drop(self, why: str, where: str, times: int = 1) -> None:
         """Something was left out: `why` says what it was, in words that repeat, `where` the place ("line 7")."""
         if times:
-            count, first = self.dropped.get(why, (0, where))
+            why = why if why in self.dropped else one_line(why)
+            count, first = self.dropped.get(why) or (0, one_line(where))
             self.dropped[why] = (count + times, first)
 
     def note(self, words: str) -> None:
         """Something worth knowing."""
+        words = one_line(words)
         if words not in self.notes:
             self.notes.append(words)
 
@@ -64,3 +66,8 @@ class Tally:
             "unmapped": list(self.unmapped),
             "notes": self.notes,
         }
+
+
+def one_line(words: str) -> str:
+    """Without what would move a terminal's cursor, since the words of a log may hold anything."""
+    return words if words.isprintable() else " ".join("".join(c if c.isprintable() else " " for c in words).split())

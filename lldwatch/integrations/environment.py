@@ -2,13 +2,14 @@
 
 | variable | what it says |
 |---|---|
-| `LLDWATCH_RUN` | the run directory; without it nothing is watched |
+| `LLDWATCH_RUN` | the run directory, or a URL such as `s3://bucket/run`; without it nothing is watched |
 | `LLDWATCH_LLDS` | `off` (default), `on`, `auto` |
 | `LLDWATCH_STRENGTH` | of LLDS, a coefficient |
 | `LLDWATCH_REFERENCE` | of LLDS: `old`, `lagged`, `replay`, `both` |
 | `LLDWATCH_PROBES` | `off`, `economy`, `standard`, `full` |
 | `LLDWATCH_RESUME` | `1`: go on with a run that is there |
 | `LLDWATCH_CORRECT_ABOVE` | a response is correct when its reward is above this number (0) |
+| `LLDWATCH_STAGING` | where a run that goes to an object store is written first |
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ PREFIX = "LLDWATCH_"
 REFERENCES = ("old", "lagged", "replay", "both")
 PROBES = ("off", *PRESETS)
 
-_OTHERS = ("CACHE", "UPDATE", "LAUNCHED")  # of the miniature, of the tests, of `lldwatch run`
+_OTHERS = ("CACHE", "STAGING", "UPDATE", "LAUNCHED")  # of caches, of uploads, of the tests, of `lldwatch run`
 _YES, _NO = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from lldwatch.errors import InputError, RunExistsError
 from lldwatch.integrations.environment import PREFIX, wanted
 from lldwatch.run import is_run
+from lldwatch.store import is_url
 
 STARTUP = Path(__file__).with_name("startup")
 
@@ -35,9 +36,10 @@ def environment_for(settings: Mapping[str, str | None], environment: Mapping[str
     for name, value in settings.items():
         if value is not None:
             made[f"{PREFIX}{name}"] = value
-    made[f"{PREFIX}RUN"] = run = os.path.abspath(made.get(f"{PREFIX}RUN") or f"runs/{datetime.now():%Y%m%d-%H%M%S}")
+    run = made.get(f"{PREFIX}RUN") or f"runs/{datetime.now():%Y%m%d-%H%M%S}"
+    made[f"{PREFIX}RUN"] = run = run if is_url(run) else os.path.abspath(run)
     said = wanted(made)
-    if said is not None and is_run(Path(run)) and not said.resume:
+    if said is not None and not is_url(run) and is_run(Path(run)) and not said.resume:
         raise RunExistsError(f"{run} holds a run already: give --resume to go on with it, or another --run")
     made["PYTHONPATH"] = os.pathsep.join(filter(None, [str(STARTUP), made.get("PYTHONPATH", "")]))
     return made

@@ -1,0 +1,199 @@
+"""Every response of a run by its change of likelihood; a region of them as a table; one of them token by token.
+
+All that is looked at stands in the address, so what a control does is to change the address, and what is shown follows
+from it alone. A click does not carry the response's identity: it is looked up where the point lies.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from dash import Dash, Input, Output, Patch, State, dcc, html, no_update, set_props
+from dash.exceptions import PreventUpdate
+
+from lldwatch.errors import LldwatchError
+from lldwatch_dashboard import response_words as words
+from lldwatch_dashboard.changes import KINDS, Kind, recorded
+from lldwatch_dashboard.feed import Feed, Snapshot
+from lldwatch_dashboard.one_response import one_response
+from lldwatch_dashboard.response_address import View, query_of, view_of
+from lldwatch_dashboard.response_detail import detail
+from lldwatch_dashboard.response_figures import empty_figure, response_figure
+from lldwatch_dashboard.response_layout import body
+from lldwatch_dashboard.response_moves import Moves
+from lldwatch_dashboard.response_reader import Picture, Reader
+from lldwatch_dashboard.response_table import column_definitions, listing
+from lldwatch_dashboard.shared import Component, badge, clock, href
+
+_EVERY_S, _SHARE = 5.0, 20.0
+"""A run that grows is drawn again after so many seconds, or so many times what drawing it took."""
+
+
+def page(name: str) -> Component:
+    """The page of one run; `draw`, `list_region` and `show_response` fill it."""
+    return html.Div(
+        [
+            *clock("responses"),
+            dcc.Location(id="responses-url", refresh=False),
+            dcc.Store(id="responses-name", data=name),
+            html.Div(
+                [
+                    html.Div([html.H1(name), html.Span(id="responses-badge")], className="name"),
+                    html.P([dcc.Link("\N{LEFTWARDS ARROW} The run", href=href(name)), " Responses"], className="way"),
+                ],
+                className="head",
+            ),
+            html.Div(id="responses-empty"),
+            html.Div(body(), id="responses-body", hidden=True),
+        ],
+        className="responses-page",
+    )
+
+
+def register(app: Dash, feed: Feed) -> None:
+    """Keep the page up to date, and its address."""
+    show = _Shown(feed)
+    name, search = State("responses-name", "data"), Input("responses-url", "search")
+    app.callback(
+        Output("responses-figure", "figure"),
+        Output("responses-figure", "style"),
+        Output("responses-summary", "children"),
+        Output("responses-kind", "options"),
+        Output("responses-badge", "children"),
+        Output("responses-empty", "children"),
+        Output("responses-body", "hidden"),
+        Output("responses-shown", "data"),
+        search,
+        Input("responses-pulse", "data"),
+        name,
+        State("responses-shown", "data"),
+        State("responses-kind", "value"),
+        State("responses-colour", "value"),
+        State("responses-drag", "value"),
+    )(show.draw)
+    app.callback(
+        Output("responses-figure", "figure", allow_duplicate=True),
+        Input("responses-drag", "value"),
+        prevent_initial_call=True,
+    )(drag_to)
+    app.callback(
+        Output("responses-table", "hidden"),
+        Output("responses-grid", "rowData"),
+        Output("responses-grid", "columnDefs"),
+        Output("responses-found", "children"),
+        Output("responses-listed", "data"),
+        search,
+        name,
+        State("responses-listed", "data"),
+    )(show.list_region)
+    app.callback(
+        Output("responses-one", "hidden"),
+        Output("responses-detail", "children"),
+        search,
+        name,
+    )(show.one_response)
+    Moves(feed, show.reader).register(app)
+
+
+class _Shown:
+    """What the callbacks show; it holds nothing but where to read."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed, self.reader = feed, Reader(feed)
+
+    def draw(
+        self,
+        search: str | None,
+        pulse: dict[str, Any] | None,
+        name: str,
+        shown: dict[str, Any] | None,
+        kind: str | None,
+        colour: str | None,
+        drag: str | None,
+    ) -> tuple[Any, ...]:
+        """The figure and the line above it; nothing if nothing has changed."""
+        dark, view, shown = bool((pulse or {}).get("dark")), view_of(search), shown or {}
+        try:
+            snapshot = self._feed.snapshot(name)
+            asked, began = {"search": query_of(view), "dark": dark}, time.time()
+            same = all(shown.get(key) == value for key, value in asked.items())
+            if same and (shown["version"] == snapshot.version or began < shown["next"]):
+                raise PreventUpdate
+            kinds = recorded(snapshot.observations)
+            chosen = KINDS[view.kind] if view.kind else kinds[0] if kinds else None
+            picture = self._picture(name, chosen, view)
+        except LldwatchError as error:
+            return self._nothing(words.gone(str(error)), None)
+        state = {**asked, "version": snapshot.version, "next": began + max(_EVERY_S, _SHARE * (time.time() - began))}
+        if chosen is None or (picture is None and len(kinds) < 2):
+            return self._nothing(words.nothing_recorded(snapshot), badge(snapshot.summary), state)
+        if picture is not None and picture.progress:  # soon again, and also if the run does not change
+            state |= {"version": None, "next": began + 1.0}
+        self._set(chosen, view, kind, colour)
+        figure = empty_figure()
+        if picture is not None:
+            figure = response_figure(picture, view, noise=_noise(snapshot), dark=dark)
+            figure["layout"]["dragmode"] = drag
+        options = [{"label": each.label, "value": each.name} for each in dict.fromkeys([*kinds, chosen])]
+        line = words.summary(chosen, picture)
+        size = {"height": f"{figure['layout'].get('height', 120)}px"}
+        return figure, size, line, options, badge(snapshot.summary), None, False, state
+
+    def _picture(self, name: str, kind: Kind | None, view: View) -> Picture | None:
+        return None if kind is None else self.reader.picture(name, kind, view.steps, view.change)
+
+    def _nothing(self, empty: Component, mark: Component, state: Any = no_update) -> tuple[Any, ...]:
+        return no_update, no_update, None, [], mark, empty, True, state
+
+    def _set(self, chosen: Kind, view: View, kind: str | None, colour: str | None) -> None:
+        """The controls as the address says, when it was opened by a link or with the browser's way back."""
+        if kind != chosen.name:
+            set_props("responses-kind", {"value": chosen.name})
+        if colour != view.colour:
+            set_props("responses-colour", {"value": view.colour})
+
+    def kind_of(self, name: str, view: View) -> Kind | None:
+        """The kind that is looked at; None if none was recorded."""
+        if view.kind:
+            return KINDS[view.kind]
+        kinds = recorded(self._feed.snapshot(name).observations)
+        return kinds[0] if kinds else None
+
+    def list_region(self, search: str | None, name: str, listed: list[Any] | None) -> tuple[Any, ...]:
+        """The table of the region."""
+        view = view_of(search)
+        asked = [view.kind, query_of(View(region=view.region))]
+        if asked == listed:
+            raise PreventUpdate
+        kind = self.kind_of(name, view)
+        if view.region is None or kind is None:
+            return True, [], no_update, "", asked
+        found = listing(self.reader.book(name), kind, view.region, raw_rows=self.reader.raw_rows)
+        return False, found.rows, column_definitions(kind), words.found(found, view.region), asked
+
+    def one_response(self, search: str | None, name: str) -> tuple[bool, Any]:
+        """One response with its tokens."""
+        view = view_of(search)
+        kind = self.kind_of(name, view)
+        if view.response is None or kind is None:
+            return True, None
+        found = detail(self.reader.book(name), kind, *view.response)
+        snapshot = self._feed.snapshot(name)
+        return False, one_response(found, view.colour, _token_noise(snapshot))
+
+
+def drag_to(drag: str | None) -> Patch:
+    """What dragging does in the figure from now on."""
+    patch = Patch()
+    patch["layout"]["dragmode"] = drag
+    return patch
+
+
+def _noise(snapshot: Snapshot) -> float | None:
+    return max((seen.noise_floor for seen in snapshot.observations if seen.noise_floor is not None), default=None)
+
+
+def _token_noise(snapshot: Snapshot) -> float:
+    floors = [seen.token_noise_floor for seen in snapshot.observations if seen.token_noise_floor is not None]
+    return max(floors, default=0.0)

@@ -1,0 +1,169 @@
+"""What a table is stored in, part by part: which steps each part holds, and some columns of some of its rows.
+
+`Run.responses()` reads a whole table, which takes gigabytes where a run has ten million responses. Here the steps of a
+part come from its footer, and only the columns and row groups that are asked for are read.
+
+Rejected: a roll-up of the responses beside the run (one more file to keep true; which change one looks at is chosen
+when the run is read).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from lldwatch.columns import Array
+from lldwatch.schema import SCHEMA_VERSION, arrow_schema
+from lldwatch.segments import Segment, conform, read_segment
+
+
+class Span(NamedTuple):
+    """Number of rows, and the first and the last step."""
+
+    rows: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One piece of a table. Two equal parts that are sealed hold the same rows.
+
+    Attributes:
+        segment: which one, in the order of writing.
+        sealed: it will not grow any more.
+        rows: that it holds; some of them may belong to steps that a later attempt made again.
+        low: its first step.
+        high: its last step that counts.
+    """
+
+    segment: Segment
+    sealed: bool
+    rows: int
+    low: int
+    high: int
+
+    def until(self, end: int) -> Part | None:
+        """Without the steps from `end` on; None if nothing is left."""
+        return replace(self, high=min(self.high, end - 1)) if self.low < end else None
+
+
+def attempt_ends(spans: Iterable[tuple[int, int, int]]) -> dict[int, int]:
+    """Attempt -> first step that is not its own any more: where a later attempt began, or past its last step.
+
+    Args:
+        spans: attempt, first and last step of each piece of the table `steps`.
+    """
+    lows: dict[int, int] = {}
+    highs: dict[int, int] = {}
+    for attempt, low, high in spans:
+        lows[attempt] = min(low, lows.get(attempt, low))
+        highs[attempt] = max(high, highs.get(attempt, high))
+    return {
+        attempt: min([high + 1, *(low for later, low in lows.items() if later > attempt)])
+        for attempt, high in highs.items()
+    }
+
+
+def span_of(segment: Segment, folder: Path) -> Span:
+    """Rows and steps of a segment; of a sealed one from its footer alone.
+
+    Raises:
+        ValueError: the file is not ours, or damaged (pyarrow's own errors are ValueError or OSError).
+        OSError: it cannot be read.
+    """
+    if segment.part(folder).exists():
+        footer = pq.read_metadata(segment.part(folder))
+        known = _step_statistics(footer, folder.name)
+        if known and all(one is not None and one.has_min_max for one in known):
+            return Span(footer.num_rows, min(one.min for one in known), max(one.max for one in known))
+    table = read_segment(segment, folder)
+    if not len(table):
+        return Span(0, 0, -1)
+    return Span(len(table), *pc.min_max(table["step"]).as_py().values())
+
+
+def _step_statistics(footer: Any, table: str) -> list[Any]:
+    """Those of each row group that has rows; none if the file must be read to say what is wrong with it."""
+    metadata, names = footer.metadata or {}, footer.schema.names
+    ours = metadata.get(b"lldwatch.table") == table.encode()
+    if not ours or int(metadata.get(b"lldwatch.schema_version", 0)) > SCHEMA_VERSION or "step" not in names:
+        return []
+    groups = [footer.row_group(index) for index in range(footer.num_row_groups)]
+    return [group.column(names.index("step")).statistics for group in groups if group.num_rows]
+
+
+def read_columns(
+    segment: Segment, folder: Path, columns: Sequence[str], steps: tuple[int, int], where: Mapping[str, Any]
+) -> Iterator[dict[str, Array]]:
+    """Some columns of the rows of some steps, one dict a row group.
+
+    Args:
+        segment: what to read.
+        folder: of the table.
+        columns: names as in `lldwatch.schema`.
+        steps: the first and the last one.
+        where: column -> the value that it must have, or a list of values of which it must have one.
+
+    Raises:
+        ValueError: the file is not ours, or damaged.
+        OSError: it cannot be read.
+    """
+    names = list(dict.fromkeys(["step", *columns, *where]))
+    whole = arrow_schema(folder.name)
+    schema = pa.schema([whole.field(name) for name in names], metadata=whole.metadata)
+    for table in _tables(segment, folder, schema, steps):
+        keep = pc.and_(pc.greater_equal(table["step"], steps[0]), pc.less_equal(table["step"], steps[1]))
+        for name, value in where.items():
+            keep = pc.and_(keep, pc.is_in(table[name], pa.array(_options(value), table[name].type)))
+        if not pc.all(keep, skip_nulls=False).as_py():
+            table = table.filter(keep)
+        if len(table):
+            yield {name: as_numpy(table[name]) for name in columns}
+
+
+def _options(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple, set, frozenset)) else [value]
+
+
+def _tables(segment: Segment, folder: Path, schema: pa.Schema, steps: tuple[int, int]) -> Iterator[pa.Table]:
+    path = segment.part(folder)
+    if not path.exists():
+        try:
+            yield read_segment(segment, folder).select(schema.names)
+            return
+        except FileNotFoundError:
+            if not path.exists():
+                raise
+    with pq.ParquetFile(path) as file:
+        there = [name for name in schema.names if name in file.schema_arrow.names]
+        for group in range(file.num_row_groups):
+            if _overlaps(file.metadata.row_group(group), file.schema_arrow.names.index("step"), steps):
+                yield conform(file.read_row_group(group, columns=there), schema)
+
+
+def _overlaps(group: Any, column: int, steps: tuple[int, int]) -> bool:
+    statistics = group.column(column).statistics
+    if statistics is None or not statistics.has_min_max:
+        return True
+    return bool(statistics.min <= steps[1] and steps[0] <= statistics.max)
+
+
+def as_numpy(column: pa.ChunkedArray) -> Array:
+    """The values of a column; a masked array where some are missing, words as objects."""
+    if pa.types.is_string(column.type):
+        words = np.empty(len(column), dtype=object)
+        words[:] = column.to_pylist()
+        return words
+    if not column.null_count:
+        return np.asarray(column.to_numpy())
+    missing = column.is_null().to_numpy()
+    filled = column.fill_null(False if pa.types.is_boolean(column.type) else 0)
+    return np.ma.MaskedArray(filled.to_numpy(), missing)
