@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -31,6 +31,7 @@ from lldwatch.schema import Observation, Probes, Responses, RunInfo, Tokens, arr
 from lldwatch.segments import INFO_FILE, Segment, write_part
 
 STEPS_PER_PART = 100
+SUMMARY = "responses-summary.children"
 
 
 def responses_of(step: int, count: int, share: float, noise: np.random.Generator) -> Responses:
@@ -101,7 +102,10 @@ def make_run(run: Path, steps: int, count: int, scored: int) -> None:
         rows: dict[str, list[pa.RecordBatch]] = {table: [] for table in ("steps", "responses", "probes", "tokens")}
         for step in range(first, min(first + STEPS_PER_PART, steps + 1)):
             share = max(0.0, step / steps - 0.6) / 0.4
-            own: list[RowTable] = [responses_of(step, count, share, noise), probes_of(step, count, scored, share, noise)]
+            own: list[RowTable] = [
+                responses_of(step, count, share, noise),
+                probes_of(step, count, scored, share, noise),
+            ]
             own += [tokens_of(step, count, noise)] if step % 10 == 0 else []
             for table in own:
                 batch = rows_batch(table.TABLE, step, [table])
@@ -149,15 +153,6 @@ class Browser:
         return found
 
 
-def seconds(what: str, function: Callable[[int], object], repeats: int) -> None:
-    times = []
-    for number in range(repeats):
-        began = time.perf_counter()
-        function(number)
-        times.append(time.perf_counter() - began)
-    print(f"{what:<58} {median(times):7.2f} s   (longest {max(times):.2f} s)   {memory():5.0f} MB", flush=True)
-
-
 def memory() -> float:
     status = Path("/proc/self/status").read_text()
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) / 1024
@@ -167,51 +162,59 @@ def said(answer: dict[str, Any]) -> str:
     return " ".join(span["props"]["children"] for span in answer["response"]["responses-summary"]["children"])
 
 
-def measure(root: Path, steps: int, repeats: int) -> None:
+def measure(root: Path, steps: int, count: int, repeats: int) -> None:
     browser = Browser(root)
-    print(f"{'the server before the first request':<86} {memory():5.0f} MB")
-    figure, rows, one = "responses-summary.children", "responses-found.children", "responses-detail.children"
+    print(f"{'the server before the first request':<88}{memory():5.0f} MB")
     for kind in ("cross_update", "in_batch"):
         print(f"\n{kind}")
-        began = time.perf_counter()
-        answer = browser.ask(figure, f"?kind={kind}")
-        first = time.perf_counter() - began
-        while "are still to be read" in said(answer):
-            time.sleep(1.0)
-            answer = browser.ask(figure, f"?kind={kind}")
-        took = time.perf_counter() - began
-        print(f"first open: something is shown after {first:.2f} s, all of it after {took:.1f} s; {said(answer)}")
-        wide, narrow, brush = steps // 5, steps // 100, steps // 50
-
-        def zoom(number: int, width: int) -> str:
-            low = 1 + (number * 37 * width) % (steps - width)
-            return f"?kind={kind}&steps={low}_{low + width}"  # noqa: B023  # asked within the turn
-
-        seconds("overview, all steps", lambda _: browser.ask(figure, f"?kind={kind}"), repeats)  # noqa: B023
-        seconds("the same, changes below -0.1", lambda _: browser.ask(figure, f"?kind={kind}&change=-9_-0.1"), repeats)  # noqa: B023
-        seconds(f"zoom on {wide:,} steps", lambda n: browser.ask(figure, zoom(n, wide)), repeats)
-        seconds(f"zoom on {narrow:,} steps", lambda n: browser.ask(figure, zoom(n, narrow)), repeats)
-        region = f"&region=correct_{steps // 2}_{steps // 2 + brush}_-9_0"
-        seconds(f"brush {brush:,} steps", lambda n: browser.ask(rows, f"?kind={kind}{region}{n}"), repeats)  # noqa: B023
-        rare = f"&region=any_1_{steps}_-99_-2.1"
-        seconds("brush the few that fell most, all steps", lambda n: browser.ask(rows, f"?kind={kind}{rare}{n}"), repeats)  # noqa: B023
-        response = f"&response={(steps // 2 - 1) * COUNT}_{steps // 2}"
-        seconds("one response with its tokens", lambda _: browser.ask(one, f"?kind={kind}{response}"), repeats)  # noqa: B023
+        open_first(browser, f"?kind={kind}")
+        for what, output, searches in interactions(f"?kind={kind}", steps, count, repeats):
+            times = []
+            for search in searches:
+                began = time.perf_counter()
+                browser.ask(output, search)
+                times.append(time.perf_counter() - began)
+            took = f"{median(times):7.2f} s   (longest {max(times):.2f} s)"
+            print(f"{what:<56}{took:<32}{memory():5.0f} MB   {browser.bytes / 1000:5.0f} kB", flush=True)
 
 
-COUNT = 512
+def open_first(browser: Browser, search: str) -> None:
+    began = time.perf_counter()
+    answer = browser.ask(SUMMARY, search)
+    first = time.perf_counter() - began
+    while "are still to be read" in said(answer):
+        time.sleep(1.0)  # as often as the page asks
+        answer = browser.ask(SUMMARY, search)
+    took = time.perf_counter() - began
+    print(f"first open: something is shown after {first:.2f} s, all of it after {took:.1f} s")
+    print(said(answer))
+
+
+def interactions(kind: str, steps: int, count: int, repeats: int) -> Iterator[tuple[str, str, list[str]]]:
+    """What is done, the output that is asked for, and the addresses: none is asked for twice where that would help."""
+    wide, narrow, brush = steps // 5, steps // 100, steps // 50
+    times = range(repeats)
+    middle = f"region=correct_{steps // 2}_{steps // 2 + brush}_-9_0.{{}}1"
+    for what, width in ((f"zoom on {wide:,} steps", wide), (f"zoom on {narrow:,} steps", narrow)):
+        lows = [1 + (number * 37 * width) % (steps - width) for number in times]
+        yield what, SUMMARY, [f"{kind}&steps={low}_{low + width}" for low in lows]
+    yield "overview, all steps", SUMMARY, [f"{kind}&colour=change{number}" for number in times]
+    yield "overview, changes below -0.1", SUMMARY, [f"{kind}&change=-9.{number}_-0.1" for number in times]
+    yield f"brush {brush:,} steps", "responses-found.children", [f"{kind}&{middle.format(n)}" for n in times]
+    rare = f"region=any_1_{steps}_-9{{}}_-2.1"
+    yield "brush what fell most, all steps", "responses-found.children", [f"{kind}&{rare.format(n)}" for n in times]
+    found = [f"response={(step - 1) * count}_{step}" for step in (steps // 2 + 10 * number for number in times)]
+    yield "one response with its tokens", "responses-detail.children", [f"{kind}&{one}" for one in found]
 
 
 def main() -> None:
-    global COUNT
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=20_000)
-    parser.add_argument("--responses", type=int, default=COUNT, help="a step")
+    parser.add_argument("--responses", type=int, default=512, help="a step")
     parser.add_argument("--scored", type=int, default=64, help="responses of cross_update, a step")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    COUNT = given.responses
     if given.make:
         make_run(given.make, given.steps, given.responses, given.scored)
         return
@@ -224,7 +227,7 @@ def main() -> None:
         many = given.steps * given.responses
         print(f"simulated run: {many:,} responses, {given.steps * given.scored:,} re-scored ones, {size:.0f} MB")
         print(f"made in {time.perf_counter() - began:.0f} s; load of the machine {os.getloadavg()[0]:.1f}\n")
-        measure(Path(folder), given.steps, given.repeats)
+        measure(Path(folder), given.steps, given.responses, given.repeats)
 
 
 if __name__ == "__main__":

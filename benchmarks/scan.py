@@ -5,8 +5,8 @@ python benchmarks/scan.py --runs 300 --steps 2000 --jobs 2
 The runs are simulated (lldwatch.simulate, one of each scenario) and recorded in parts of 100 steps, as `Recorder` seals
 them; further runs are copies under other names, which cost as much to read and to diagnose. The files are in the
 machine's memory when they are read: a disk or an object store adds its own time to the first scan. A later scan finds
-no run changed, and looks at each folder. Every figure is the median of --repeats. On a machine that does other things as
-well, the processor time (of all processes together) says more than the seconds on the clock.
+no run changed, and looks at each folder. Every figure is the median of --repeats. On a machine that does other things
+as well, the processor time (of all processes together) says more than the seconds on the clock.
 """
 
 from __future__ import annotations

@@ -12,10 +12,36 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from lldwatch import __version__
-from lldwatch.commands import compare, dashboard, demo, diagnose, import_logs, llds, report, run, signals, watch
+from lldwatch.commands import (
+    compare,
+    dashboard,
+    demo,
+    diagnose,
+    import_logs,
+    llds,
+    report,
+    run,
+    scan,
+    signals,
+    upload,
+    watch,
+)
 from lldwatch.errors import LldwatchError
 
-COMMANDS = (demo, diagnose, watch, run, llds, dashboard, report, compare, import_logs, signals)
+COMMANDS = (
+    demo,
+    diagnose,
+    watch,
+    run,
+    llds,
+    dashboard,
+    report,
+    compare,
+    scan,
+    import_logs,
+    upload,
+    signals,
+)
 _EXTRAS = {"torch": "torch", "tqdm": "demo", "tensorboard": "tensorboard", "wandb": "wandb", "ray": "ray"}
 
 

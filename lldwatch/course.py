@@ -24,7 +24,7 @@ from lldwatch.recorder import Recorder
 from lldwatch.rollup import by_place, in_batch
 from lldwatch.run import Run
 from lldwatch.schema import Observation, Positions, Responses, RunInfo
-from lldwatch.staging import local_folder
+from lldwatch.stores.staging import local_folder
 
 
 class Together(Protocol):

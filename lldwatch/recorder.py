@@ -27,7 +27,7 @@ from lldwatch.columns import RowTable
 from lldwatch.directory import open_directory, take_lock
 from lldwatch.schema import TABLES, Event, Observation, RunInfo, arrow_schema
 from lldwatch.segments import INFO_FILE, Segment, list_segments, seal_live, write_part
-from lldwatch.upload import uploader
+from lldwatch.stores.upload import uploader
 
 log = logging.getLogger("lldwatch")
 
@@ -41,7 +41,8 @@ class Recorder:
 
     Args:
         path: the run directory; made if it is not there. Or a URL in an object store, `s3://bucket/run`: the run is
-            then written to a local folder first (see `lldwatch.staging`) and uploaded from there (`lldwatch.upload`).
+            then written to a local folder first (see `lldwatch.stores.staging`) and sent from there
+            (`lldwatch.stores.upload`).
         info: what `run.json` says of the run; on ranks above 0 the `info` of rank 0's recorder.
         resume: go on writing a run that is there (as a new attempt) instead of refusing it.
         rank: of this process in a distributed training. Rank 0 looks after the directory, `run.json` and the steps, and

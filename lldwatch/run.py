@@ -16,11 +16,11 @@ import pyarrow.compute as pc
 
 from lldwatch.columns import Array
 from lldwatch.errors import RunError, RunNotFoundError, SchemaTooNewError
-from lldwatch.mirror import Mirror, runs_in
 from lldwatch.parts import Part, Span, attempt_ends, read_columns, span_of
 from lldwatch.schema import SCHEMA_VERSION, TABLES, Event, Observation, RunInfo, arrow_schema, observations_of
 from lldwatch.segments import INFO_FILE, Segment, list_segments, read_segment
-from lldwatch.store import Store, is_url
+from lldwatch.stores.mirror import Mirror, runs_in
+from lldwatch.stores.store import Store, is_url
 
 
 class Run:
@@ -28,7 +28,7 @@ class Run:
 
     Args:
         path: the directory that a `Recorder` wrote, or is writing; or its URL in an object store,
-            `s3://bucket/prefix/run` (see `lldwatch.store`).
+            `s3://bucket/prefix/run` (see `lldwatch.stores.store`).
 
     Attributes:
         path: the directory, or the URL.

@@ -23,13 +23,13 @@ from lldwatch.checks import Settings
 from lldwatch.detector import CollapseDetector
 from lldwatch.diagnosis import Stage
 from lldwatch.errors import InputError, LldwatchError, RunNotFoundError
-from lldwatch.mirror import runs_in
 from lldwatch.run import Run, list_runs
 from lldwatch.scan_cache import ScanCache, stamp
 from lldwatch.scan_ray import on_ray
 from lldwatch.schema import Observation
 from lldwatch.segments import INFO_FILE
-from lldwatch.store import Store, is_url
+from lldwatch.stores.mirror import runs_in
+from lldwatch.stores.store import Store, is_url
 
 Engine = Literal["local", "ray"]
 

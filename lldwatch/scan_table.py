@@ -13,7 +13,7 @@ from typing import TextIO
 
 from lldwatch.scan import Engine, Scanned, scan
 from lldwatch.scan_cache import ScanCache
-from lldwatch.store import is_url
+from lldwatch.stores.store import is_url
 
 
 def show_scan(

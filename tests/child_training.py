@@ -10,7 +10,6 @@ import argparse
 import functools
 import os
 import time
-from pathlib import Path
 
 import numpy as np
 
@@ -35,7 +34,7 @@ def responses(step: int) -> Responses:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run", help="directory or URL")
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--steps-per-part", type=int, default=5)

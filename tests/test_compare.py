@@ -20,9 +20,9 @@ from test_svg import WEIRD
 
 from lldwatch import Diagnosis, InputError, Observation, RunInfo
 from lldwatch.compare import NO_SETTING, Comparison, Contender, Pair, compare, contender, differing
-from lldwatch.compare_html import MOST, write_html
-from lldwatch.compare_report import as_json, letter, sentence, write_json, write_text
 from lldwatch.parting import LEAST_STEPS, Parting, least, noise, part
+from lldwatch.reports.compare_html import MOST, write_html
+from lldwatch.reports.compare_report import as_json, letter, sentence, write_json, write_text
 from lldwatch.series import Series
 from lldwatch.simulate import null
 from lldwatch.simulated import collapses, healthy

@@ -19,15 +19,15 @@ from hypothesis import strategies as st
 from test_svg import WEIRD
 
 from lldwatch import SIGNALS, Monitor, Observation, Run, RunInfo, Stage
-from lldwatch.charts import panels
 from lldwatch.diagnosis import Verdict
 from lldwatch.follow import Follower
-from lldwatch.page import ROWS
 from lldwatch.postmortem import DEEP, flat, in_words, llds_spans, milestones, moment, printable
 from lldwatch.recorder import Recorder
 from lldwatch.report import verdict, write_json
-from lldwatch.report_html import write_html
-from lldwatch.report_markdown import plain, write_markdown
+from lldwatch.reports.charts import panels
+from lldwatch.reports.page import ROWS
+from lldwatch.reports.report_html import write_html
+from lldwatch.reports.report_markdown import plain, write_markdown
 from lldwatch.schema import arrow_schema, observations_of
 
 ROOT = Path(__file__).parent.parent

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lldwatch.axes import extent, number, ticks
 from lldwatch.diagnosis import Stage
+from lldwatch.reports.axes import extent, number, ticks
+from lldwatch.reports.svg import FLOOR, LEFT, POINTS, RIGHT, TOP, WIDTH, Chart, draw, notes, stages
 from lldwatch.series import Band, Series, middles, pieces, summary, thin
-from lldwatch.svg import FLOOR, LEFT, POINTS, RIGHT, TOP, WIDTH, Chart, draw, notes, stages
 
 WEIRD = st.floats(width=32) | st.sampled_from([math.nan, math.inf, -math.inf, 0.0, -0.0, 1e-45, 3e38])
 

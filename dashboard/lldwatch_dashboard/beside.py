@@ -11,10 +11,10 @@ from typing import Any
 
 from dash import dcc, html
 
-from lldwatch import compare_report
 from lldwatch.compare import Comparison, Contender, compare
 from lldwatch.parting import FALSE_ALARMS
 from lldwatch.postmortem import final_reward
+from lldwatch.reports import compare_report
 from lldwatch.signals import SIGNALS
 from lldwatch_dashboard import words
 from lldwatch_dashboard.choice import MOST, Choice

@@ -6,7 +6,7 @@ policy tokens, or without both log-probs, has no change and is counted apart.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -18,7 +18,6 @@ from lldwatch.parts import Part
 from lldwatch.rollup import ADVANTAGE_TOLERANCE
 from lldwatch.run import Run
 from lldwatch.schema import KINDS as MEANING
-from lldwatch.schema import Observation
 
 Array = npt.NDArray[Any]
 
@@ -81,13 +80,13 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
 """The headline first."""
 
 
-def recorded(observations: Sequence[Observation]) -> list[Kind]:
-    """The kinds that a run has rows of, as far as its steps say."""
-    return [
-        kind
-        for kind in KINDS.values()
-        if any(getattr(seen, sign) is not None for seen in reversed(observations) for sign in kind.signs)
-    ]
+def recorded(present: Collection[str]) -> list[Kind]:
+    """The kinds that a run has rows of, as far as its steps say.
+
+    Args:
+        present: fields of Observation that are not None in some step.
+    """
+    return [kind for kind in KINDS.values() if any(sign in present for sign in kind.signs)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,8 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lldwatch.axes import number
 from lldwatch.parting import Parting
+from lldwatch.reports.axes import number
 from lldwatch.signals import SIGNALS
 from lldwatch_dashboard.compare_traces import PANEL, Panel, letters, traces
 from lldwatch_dashboard.figures import FONT, log_ticks, room

@@ -13,8 +13,8 @@ from statistics import median
 import numpy as np
 import numpy.typing as npt
 
-from lldwatch.compare_report import letter
 from lldwatch.diagnosis import Diagnosis
+from lldwatch.reports.compare_report import letter
 from lldwatch.signals import SIGNALS
 from lldwatch_dashboard.choice import Align
 from lldwatch_dashboard.feed import Snapshot

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lldwatch_dashboard.changes import KINDS, Array, Kind
-from lldwatch_dashboard.response_reader import Book
+from lldwatch_dashboard.response_book import Book
 
 PROBE = (
     *("group", "correct", "advantage", "lag", "tokens", "log_prob_before", "log_prob_after"),

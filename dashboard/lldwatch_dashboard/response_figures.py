@@ -26,7 +26,7 @@ PANEL_HEIGHT, GAP, TOP, BOTTOM, LEFT, RIGHT = 200, 34, 30, 46, 62, 14
 TITLES = {
     "correct": "● Correct",
     "incorrect": "✕ Incorrect",
-    "advantage 0": "○ Advantage 0: no gradient of their own",
+    "advantage 0": "○ Advantage 0",
     "unknown": "◆ Not known whether correct",
 }
 # light and dark page: points, and the ends of the heat map's ramp, for one response and for many
@@ -81,7 +81,7 @@ def response_figure(picture: Picture, view: View, *, noise: float | None = None,
             data.append(_heat_map(picture.heat, panel, row, colours[1:], largest))
             data += _broken_counts(picture.heat, panel, row, picture.places)
         layout["annotations"] += _title(panel, row, picture.shown[panel], palette, colours[0])
-        layout["shapes"] += [*_background(row, noise, palette), *_region(view, panel, row, palette)]
+        layout["shapes"] += [*_background(row, noise, palette), *_region(view, panel, row, picture.places, palette)]
     data += _chosen(picture, view, panels, palette)
     return {"data": data, "layout": layout}
 
@@ -105,7 +105,7 @@ def ticks(places: tuple[float, float]) -> list[tuple[float, str]]:
     """Place on the scale and label: powers of ten on both sides of 0, or equal distances where it is nearly linear."""
     low, high = map(unscaled, places)
     powers = [sign * 10.0**power for power in range(-2, 5) for sign in (-1, 1)]
-    apart = 0.07 * (places[1] - places[0])
+    apart = 0.085 * (places[1] - places[0])
     found: list[float] = []
     for value in sorted([0.0, *powers], key=abs):
         if low <= value <= high and all(abs(place_of(value) - place_of(other)) > apart for other in found):
@@ -118,7 +118,7 @@ def ticks(places: tuple[float, float]) -> list[tuple[float, str]]:
 
 
 def _layout(picture: Picture, panels: Sequence[int], palette: Palette) -> dict[str, Any]:
-    line = {"gridcolor": palette.grid, "linecolor": palette.grid, "tickfont": {"color": palette.muted}}
+    line = {"gridcolor": palette.grid, "linecolor": palette.grid, "tickfont": {"color": palette.muted}, "ticks": ""}
     marks = ticks(picture.places)
     whole = height(len(panels)) - TOP - BOTTOM
     layout: dict[str, Any] = {
@@ -280,7 +280,7 @@ def _broken_counts(heat: Heat, panel: int, row: int, places: tuple[float, float]
 def _background(row: int, noise: float | None, palette: Palette) -> list[dict[str, Any]]:
     across, up = axes(row)
     span = {"xref": f"{across} domain", "x0": 0, "x1": 1, "yref": up}
-    zero = {**span, "type": "line", "y0": 0, "y1": 0, "line": {"color": palette.ink, "width": 1}, "layer": "below"}
+    zero = {**span, "type": "line", "y0": 0, "y1": 0, "line": {"color": palette.ink, "width": 1}, "opacity": 0.6}
     if not noise or not math.isfinite(noise):
         return [zero]
     end = place_of(noise)
@@ -288,17 +288,17 @@ def _background(row: int, noise: float | None, palette: Palette) -> list[dict[st
     return [{**span, **band, "layer": "below", "name": "noise floor"}, zero]
 
 
-def _region(view: View, panel: int, row: int, palette: Palette) -> list[dict[str, Any]]:
-    """The region in its panel; without ends, up and down, as far as the panel goes."""
+def _region(view: View, panel: int, row: int, places: tuple[float, float], palette: Palette) -> list[dict[str, Any]]:
+    """The region in its panel; an end that it does not have is that of the panel."""
     seen = view.region
     if seen is None or seen.panel not in (PANELS[panel], ANY, BROKEN):
         return []
     across, up = axes(row)
-    shape: dict[str, Any] = {"type": "rect", "name": "region", "xref": across, "yref": up, "fillcolor": "rgba(0,0,0,0)"}
-    shape |= {"x0": seen.low - 0.5, "x1": seen.high + 0.5, "line": {"color": palette.ink, "width": 1.5, "dash": "dot"}}
-    if math.isfinite(seen.bottom) and math.isfinite(seen.top):
-        return [shape | {"y0": place_of(seen.bottom), "y1": place_of(seen.top)}]
-    return [shape | {"yref": f"{up} domain", "y0": 0, "y1": 1}]
+    ends = [place_of(seen.bottom), place_of(seen.top)]
+    bottom, top = (end if math.isfinite(end) else edge for end, edge in zip(ends, places, strict=True))
+    shape = {"type": "rect", "name": "region", "xref": across, "yref": up, "fillcolor": "rgba(0,0,0,0)"}
+    line = {"color": palette.ink, "width": 1.5, "dash": "dot"}
+    return [{**shape, "x0": seen.low - 0.5, "x1": seen.high + 0.5, "y0": bottom, "y1": top, "line": line}]
 
 
 def _chosen(picture: Picture, view: View, panels: Sequence[int], palette: Palette) -> list[Trace]:

@@ -12,8 +12,7 @@ import numpy as np
 from dash import Dash, Input, Output, State, ctx
 from dash.exceptions import PreventUpdate
 
-from lldwatch_dashboard.changes import KINDS, PANELS, Changes, Kind, recorded
-from lldwatch_dashboard.feed import Feed
+from lldwatch_dashboard.changes import KINDS, PANELS, Changes, Kind
 from lldwatch_dashboard.heat import scaled, unscaled
 from lldwatch_dashboard.response_address import ANY, BROKEN, COLOURS, Region, View, query_of, view_of
 from lldwatch_dashboard.response_figures import panels_of
@@ -28,12 +27,11 @@ class Moves:
     """From what somebody did to the view that follows.
 
     Args:
-        feed: which runs there are.
-        reader: of their responses.
+        reader: of the runs' responses.
     """
 
-    def __init__(self, feed: Feed, reader: Reader) -> None:
-        self._feed, self._reader = feed, reader
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
 
     def register(self, app: Dash) -> None:
         """Connect the controls with the address."""
@@ -87,7 +85,7 @@ class Moves:
         return query_of(moved)
 
     def _kind(self, name: str, view: View) -> Kind:
-        kinds = recorded(self._feed.snapshot(name).observations)
+        kinds = self._reader.book(name).facts().kinds
         return KINDS[view.kind] if view.kind else kinds[0] if kinds else KINDS["in_batch"]
 
     def _picture(self, name: str, view: View) -> Picture | None:

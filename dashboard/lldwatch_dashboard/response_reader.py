@@ -1,32 +1,25 @@
-"""Reads what the responses page shows, in bounded memory and time, however many responses a run has.
-
-A window of few rows is read from the parts that hold it, and kept: a further zoom or a brush reads nothing. Of a larger
-one, counts are shown that are made once, in the background, part by part (`heat.Counts`), and grow with the run.
-"""
+"""What the responses page draws of a window of steps and changes: points, if they are few, or counts."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from lldwatch.parts import Part
 from lldwatch.run import Run
-from lldwatch_dashboard import changes as numbers
 from lldwatch_dashboard.changes import PANELS, Array, Changes, Kind
 from lldwatch_dashboard.feed import Feed
 from lldwatch_dashboard.heat import Counts, Heat, edges_of_steps, heat_of, place_of, scaled
+from lldwatch_dashboard.response_book import Book, rows_in
 
 RAW_ROWS = 1_000_000
 """Rows of a table that are read at once, which takes less than a second."""
 
 MOST_POINTS = 20_000
 STEP_CELLS, CHANGE_CELLS = 240, 72
-_FIRST_LOOK_S = 0.3
-_KEPT_RUNS, _KEPT_WINDOWS = 4, 2
+_KEPT_RUNS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -81,12 +74,11 @@ class Reader:
             RunNotFoundError: there is no such run below the root.
             RunError: it cannot be read.
         """
-        path = self._feed.locate(name)
-        started = self._feed.snapshot(name).summary.info.started
+        run = Run(self._feed.locate(name))  # reads run.json alone; another run may have taken its place
         with self._lock:
             book = self._books.pop(name, None)
-            if book is None or book.started != started:
-                book = Book(Run(path), started)
+            if book is None or book.run.info.started != run.info.started:
+                book = Book(run)
             self._books[name] = book
             while len(self._books) > _KEPT_RUNS:
                 self._books.popitem(last=False)
@@ -125,100 +117,6 @@ class Reader:
         counts, left = book.counts(kind, parts)
         progress = f"counting the responses: {left} of {len(parts)} files are still to be read" if left else ""
         return _counted(counts, kind, bounds, window, places, progress)
-
-
-class Book:
-    """One run: its parts, the windows that were read last, and the counts.
-
-    Args:
-        run: to read.
-        started: what its `run.json` says; another one means another run.
-    """
-
-    def __init__(self, run: Run, started: str | None) -> None:
-        self.run, self.started = run, started
-        self._lock = threading.Lock()
-        self._windows: OrderedDict[tuple[str, tuple[int, int], tuple[Part, ...]], Changes] = OrderedDict()
-        self._countings: dict[str, _Counting] = {}
-
-    def parts(self, kind: Kind) -> list[Part]:
-        """Those of the kind's table."""
-        with self._lock:  # two requests would download from a store at once
-            return self.run.parts(kind.table)
-
-    def window(self, kind: Kind, parts: Sequence[Part], steps: tuple[int, int]) -> Changes:
-        """All responses of some steps, with their uid."""
-        signature = tuple(parts)
-        with self._lock:
-            for (name, (low, high), known), held in reversed(self._windows.items()):
-                if name == kind.name and known == signature and low <= steps[0] and steps[1] <= high:
-                    self._windows.move_to_end((name, (low, high), known))
-                    return held if (low, high) == steps else held.at((held.step >= steps[0]) & (held.step <= steps[1]))
-        chosen = list(numbers.read(self.run, kind, overlapping(parts, steps), steps, ("uid",)))
-        read = numbers.joined(chosen, ("uid",))
-        with self._lock:
-            self._windows[kind.name, steps, signature] = read
-            while len(self._windows) > _KEPT_WINDOWS:
-                self._windows.popitem(last=False)
-        return read
-
-    def counts(self, kind: Kind, parts: Sequence[Part]) -> tuple[Counts, int]:
-        """The counts of the whole run, and how many parts they still lack."""
-        with self._lock:
-            counting = self._countings.setdefault(kind.name, _Counting(self.run, kind))
-        return counting.counts(parts)
-
-
-class _Counting:
-    """Counts made in the background: each sealed part is read once."""
-
-    def __init__(self, run: Run, kind: Kind) -> None:
-        self._run, self._kind = run, kind
-        self._lock = threading.Lock()
-        self._counts, self._done = Counts(), set[Part]()
-        self._thread: threading.Thread | None = None
-
-    def counts(self, parts: Sequence[Part]) -> tuple[Counts, int]:
-        """What is counted so far, with the live parts, and how many sealed ones are not."""
-        sealed = {part for part in parts if part.sealed}
-        with self._lock:
-            if self._done - sealed:  # a resumed training made some of their steps again
-                self._counts, self._done = Counts(), set()
-            missing = [part for part in parts if part.sealed and part not in self._done]
-            if missing and (self._thread is None or not self._thread.is_alive()):
-                arguments = (missing, self._counts, self._done)
-                self._thread = threading.Thread(target=self._count, args=arguments, daemon=True)
-                self._thread.start()
-            thread = self._thread
-        if missing and thread is not None:
-            thread.join(_FIRST_LOOK_S)
-        with self._lock:
-            counts, left = self._counts.copy(), len(sealed - self._done)
-        live = [part for part in parts if not part.sealed]
-        for part in live:
-            for found in numbers.read(self._run, self._kind, [part], (part.low, part.high)):
-                counts.add(found)
-        return counts, left
-
-    def _count(self, parts: Sequence[Part], counts: Counts, done: set[Part]) -> None:
-        for part in parts:
-            for found in numbers.read(self._run, self._kind, [part], (part.low, part.high)):
-                with self._lock:
-                    counts.add(found)
-            with self._lock:
-                if done is not self._done:  # begun anew meanwhile
-                    return
-                done.add(part)
-
-
-def overlapping(parts: Sequence[Part], steps: tuple[int, int]) -> list[Part]:
-    """Those that hold some of the steps."""
-    return [part for part in parts if part.low <= steps[1] and steps[0] <= part.high]
-
-
-def rows_in(parts: Sequence[Part], steps: tuple[int, int]) -> int:
-    """Rows that have to be read to see these steps."""
-    return sum(part.rows for part in overlapping(parts, steps))
 
 
 def _exact(

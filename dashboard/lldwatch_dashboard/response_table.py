@@ -18,7 +18,7 @@ from lldwatch_dashboard import changes as numbers
 from lldwatch_dashboard.changes import PANELS, Array, Changes, Kind
 from lldwatch_dashboard.heat import place_of
 from lldwatch_dashboard.response_address import ANY, BROKEN, Region
-from lldwatch_dashboard.response_reader import Book, overlapping, rows_in
+from lldwatch_dashboard.response_book import Book, overlapping, rows_in
 
 MOST_ROWS = 1000
 
@@ -31,7 +31,7 @@ HEADS: Mapping[str, tuple[str, str]] = {
     "step": ("Step", "step after whose updates the change was measured"),
     "uid": ("Response", "identity of the response within the run"),
     "group": ("Prompt", "identity of the prompt, which its other responses share"),
-    "kept": ("Kept", "its tokens were kept one by one: choose the row to see them"),
+    "kept": ("Tokens kept", "its tokens were kept one by one: choose the row to see them"),
     "correct": ("Correct", "the response is correct"),
     "reward": ("Reward", "reward of the response"),
     "advantage": ("Advantage", "advantage in the response's own step; near 0 it has no gradient of its own"),
@@ -205,7 +205,7 @@ def _mark_kept(book: Book, rows: Sequence[dict[str, Any]], raw_rows: int) -> Non
     ):
         kept.update(batch["uid"].tolist())
     for row in known:
-        row["kept"] = "tokens" if int(row["uid"]) in kept else "no"
+        row["kept"] = "yes" if int(row["uid"]) in kept else "no"
 
 
 def _holds(part: Part, steps: Sequence[int]) -> bool:

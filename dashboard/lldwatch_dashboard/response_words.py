@@ -8,8 +8,8 @@ from typing import Any
 from dash import html
 
 from lldwatch_dashboard.changes import CORRECT, INCORRECT, UNKNOWN, ZERO, Kind
-from lldwatch_dashboard.feed import Snapshot
 from lldwatch_dashboard.response_address import BROKEN, Region
+from lldwatch_dashboard.response_book import Facts
 from lldwatch_dashboard.response_detail import number
 from lldwatch_dashboard.response_reader import Picture
 from lldwatch_dashboard.response_table import Listing
@@ -38,6 +38,8 @@ def summary(kind: Kind, picture: Picture | None) -> list[Component]:
     parts = [f"{count:,} {_KNOWN[panel]}" for panel, count in enumerate(picture.shown) if count]
     steps = f"Step {low:,}" if low == high else f"Steps {low:,} to {high:,}"
     said = [meaning, f"{steps}: {', '.join(parts) or 'no response in this view'}."]
+    if picture.heat is not None and picture.heat.counts.any():
+        said.append(f"A cell holds 1 to {int(picture.heat.counts.max()):,} responses, by its shade on a log scale.")
     if picture.broken:
         said.append(f"{picture.broken:,} with a change that is NaN or infinite.")
     if picture.unmeasured:
@@ -76,11 +78,9 @@ def gone(reason: str) -> Component:
     return html.Div([html.H2("This run cannot be read"), html.P(reason)], className="empty")
 
 
-def nothing_recorded(snapshot: Snapshot) -> Component:
+def nothing_recorded(facts: Facts) -> Component:
     """Why there is nothing to be seen, and what to do."""
-    if snapshot.summary.error:
-        return gone(snapshot.summary.error)
-    if not snapshot.observations:
+    if not facts.steps:
         return html.Div(
             [html.H2("No step yet"), html.P("The responses of the first step will show here by themselves.")],
             className="empty",

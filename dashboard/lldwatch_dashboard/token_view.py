@@ -22,6 +22,9 @@ Component = Any  # dash ships no types
 MOST_TOKENS = 2000
 """Elements of a page, above which a browser becomes slow."""
 
+FAR = 0.25
+"""A token whose log-prob fell by more than this, in nats, is underlined twice."""
+
 _MOST_CHARACTERS = 200  # of a single token; no tokenizer has longer ones, but a log may
 _FELL, _ROSE, _UNSURE = "213, 94, 0", "0, 114, 178", "204, 121, 167"
 _DEEPEST = 0.62  # a darker ground would take the contrast from the text
@@ -143,7 +146,8 @@ def _token(row: Row, colour: str, value: float | None, noise: float) -> Componen
     change = change_of(row)
     fell = change is not None and change < -noise
     odd = value is not None and not math.isfinite(value)
-    names = ["token", *["fell"] * fell, *["broken"] * odd]
+    far = fell and change is not None and change < -FAR
+    names = ["token", *["fell"] * fell, *["far"] * far, *["broken"] * odd]
     ground = tint(colour, value)
     style = {"backgroundColor": ground} if ground else {}
     return html.Span(word(row), title=said(row), className=" ".join(names), style=style)
@@ -156,7 +160,9 @@ def _legend(colour: str, noise: float) -> Component:
         ground = tint(colour, value)
         steps.append(html.Span(f"{sign}{number(value)}", style={"backgroundColor": ground} if ground else {}))
     floor = f" by more than the noise of a token, {number(noise)}" if noise else ""
-    underlined = html.Span([html.Span("underlined", className="fell"), f": its log-prob fell{floor}"])
+    twice = html.Span("twice", className="fell far")
+    fell = html.Span("underlined", className="fell")
+    underlined = html.Span([fell, f": its log-prob fell{floor}; ", twice, f": by more than {FAR:g}"])
     boxed = html.Span([html.Span("framed", className="broken"), ": NaN or infinite"])
     ramp = html.Span(steps, className="ramp")
     return html.P([html.Span(_UNITS[colour]), ramp, underlined, boxed], className="token-legend")

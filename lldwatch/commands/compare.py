@@ -10,8 +10,8 @@ from typing import TextIO
 from lldwatch.commands.opened import opened
 from lldwatch.commands.values import add_format, add_import_options, import_options
 from lldwatch.compare import compare, contender
-from lldwatch.compare_html import write_html
-from lldwatch.compare_report import write_json, write_text
+from lldwatch.reports.compare_html import write_html
+from lldwatch.reports.compare_report import write_json, write_text
 
 WRITERS = {"text": write_text, "json": write_json, "html": write_html}
 

@@ -10,8 +10,8 @@ from lldwatch.commands.opened import opened
 from lldwatch.commands.values import add_format, add_import_options, import_options
 from lldwatch.errors import InputError
 from lldwatch.report import write_json
-from lldwatch.report_html import write_html
-from lldwatch.report_markdown import write_markdown
+from lldwatch.reports.report_html import write_html
+from lldwatch.reports.report_markdown import write_markdown
 
 WRITERS = {"html": write_html, "markdown": write_markdown, "json": write_json}
 _ENDINGS = {".html": "html", ".htm": "html", ".md": "markdown", ".json": "json"}

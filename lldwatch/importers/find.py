@@ -67,8 +67,10 @@ def find(root: Path, tally: Tally) -> list[Found]:
     for stranger in rows.values():
         _attach(root, stranger, found, tally)
     if not found:
+        left_out = f" ({'; '.join(tally.reasons[:2])})" if tally.dropped else ""
         raise InputError(
-            f"{root} is not a run, and holds no log of another tool that is recognised: give the run or the log itself"
+            f"{root} is not a run, and holds no log of another tool that is recognised{left_out}: "
+            "give the run or the log itself"
         )
     return sorted(found, key=lambda item: item.name)
 

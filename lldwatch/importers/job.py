@@ -71,7 +71,7 @@ def import_logs(src: str | Path, out: Path, options: Options | None = None) -> t
         imported = _import_all(_what(str(src), options, tally), Path(scratch), options, tally)
         usable = leave_out_doubles([run for run in imported if run.steps], tally)
         if not usable:
-            reasons = [*tally.notes, *(line for run in imported for line in _reasons(run))]
+            reasons = [*tally.notes, *tally.reasons, *(line for run in imported for line in _reasons(run))]
             raise InputError(f"{src} holds no usable step: {'; '.join(reasons[:3]) or 'it has no metrics'}")
         for run in imported:
             if not run.steps:

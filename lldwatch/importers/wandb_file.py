@@ -54,7 +54,9 @@ def records_of(source: Source, tally: Tally) -> Iterator[bytes]:
 
 def _parts(source: Source, tally: Tally) -> Iterator[tuple[str, int, bytes]]:
     """Place, kind and content of the parts; of a block with a wrong checksum what follows in it is not used."""
-    assert source.path is not None
+    if source.path is None:
+        tally.note("a run of W&B is read where it lies, not from a stream: give its path")
+        return
     with source.path.open("rb") as file:
         start, number = len(_HEAD), 0
         while block := file.read(_BLOCK):

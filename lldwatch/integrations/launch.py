@@ -16,7 +16,7 @@ from pathlib import Path
 from lldwatch.errors import InputError, RunExistsError
 from lldwatch.integrations.environment import PREFIX, wanted
 from lldwatch.run import is_run
-from lldwatch.store import is_url
+from lldwatch.stores.store import is_url
 
 STARTUP = Path(__file__).with_name("startup")
 

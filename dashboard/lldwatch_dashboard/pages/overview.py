@@ -236,7 +236,7 @@ def _show(
     beside = around(look, part, view, now)
     fresh = {"view": view.search, "rows": marks, "beside": beside, "empty": [bool(look.runs), root.is_dir()]}
     if fresh == shown:
-        return (no_update,) * 5
+        raise PreventUpdate
     body: Any = no_update
     if _shape(shown) != _shape(fresh):
         body = (
@@ -259,5 +259,5 @@ def _held(rows: Sequence[Listed], look: Look, shown: dict[str, Any]) -> Sequence
 
 def _shape(shown: dict[str, Any]) -> Any:
     """Which rows with which cells, in which view."""
-    rows = [[name, list(cells)] for name, cells in shown.get("rows", [])]
+    rows = [[name, sorted(cells)] for name, cells in shown.get("rows", [])]
     return [shown.get("view"), rows, None if rows else shown.get("empty")]

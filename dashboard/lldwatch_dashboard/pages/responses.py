@@ -14,17 +14,18 @@ from dash.exceptions import PreventUpdate
 
 from lldwatch.errors import LldwatchError
 from lldwatch_dashboard import response_words as words
-from lldwatch_dashboard.changes import KINDS, Kind, recorded
-from lldwatch_dashboard.feed import Feed, Snapshot
+from lldwatch_dashboard.changes import KINDS, Kind
+from lldwatch_dashboard.feed import Feed
 from lldwatch_dashboard.one_response import one_response
 from lldwatch_dashboard.response_address import View, query_of, view_of
+from lldwatch_dashboard.response_book import Facts
 from lldwatch_dashboard.response_detail import detail
 from lldwatch_dashboard.response_figures import empty_figure, response_figure
 from lldwatch_dashboard.response_layout import body
 from lldwatch_dashboard.response_moves import Moves
 from lldwatch_dashboard.response_reader import Picture, Reader
 from lldwatch_dashboard.response_table import column_definitions, listing
-from lldwatch_dashboard.shared import Component, badge, clock, href
+from lldwatch_dashboard.shared import Component, clock, href
 
 _EVERY_S, _SHARE = 5.0, 20.0
 """A run that grows is drawn again after so many seconds, or so many times what drawing it took."""
@@ -39,7 +40,7 @@ def page(name: str) -> Component:
             dcc.Store(id="responses-name", data=name),
             html.Div(
                 [
-                    html.Div([html.H1(name), html.Span(id="responses-badge")], className="name"),
+                    html.H1(name),
                     html.P([dcc.Link("\N{LEFTWARDS ARROW} The run", href=href(name)), " Responses"], className="way"),
                 ],
                 className="head",
@@ -53,14 +54,13 @@ def page(name: str) -> Component:
 
 def register(app: Dash, feed: Feed) -> None:
     """Keep the page up to date, and its address."""
-    show = _Shown(feed)
+    show = _Shown(Reader(feed))
     name, search = State("responses-name", "data"), Input("responses-url", "search")
     app.callback(
         Output("responses-figure", "figure"),
         Output("responses-figure", "style"),
         Output("responses-summary", "children"),
         Output("responses-kind", "options"),
-        Output("responses-badge", "children"),
         Output("responses-empty", "children"),
         Output("responses-body", "hidden"),
         Output("responses-shown", "data"),
@@ -93,14 +93,14 @@ def register(app: Dash, feed: Feed) -> None:
         search,
         name,
     )(show.one_response)
-    Moves(feed, show.reader).register(app)
+    Moves(show.reader).register(app)
 
 
 class _Shown:
     """What the callbacks show; it holds nothing but where to read."""
 
-    def __init__(self, feed: Feed) -> None:
-        self._feed, self.reader = feed, Reader(feed)
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
 
     def draw(
         self,
@@ -115,36 +115,36 @@ class _Shown:
         """The figure and the line above it; nothing if nothing has changed."""
         dark, view, shown = bool((pulse or {}).get("dark")), view_of(search), shown or {}
         try:
-            snapshot = self._feed.snapshot(name)
+            facts = self.reader.book(name).facts()
             asked, began = {"search": query_of(view), "dark": dark}, time.time()
             same = all(shown.get(key) == value for key, value in asked.items())
-            if same and (shown["version"] == snapshot.version or began < shown["next"]):
+            if same and (shown["version"] == facts.version or began < shown["next"]):
                 raise PreventUpdate
-            kinds = recorded(snapshot.observations)
-            chosen = KINDS[view.kind] if view.kind else kinds[0] if kinds else None
+            kinds, chosen = facts.kinds, _kind(facts, view)
             picture = self._picture(name, chosen, view)
         except LldwatchError as error:
-            return self._nothing(words.gone(str(error)), None)
-        state = {**asked, "version": snapshot.version, "next": began + max(_EVERY_S, _SHARE * (time.time() - began))}
+            return self._nothing(words.gone(str(error)))
+        state = {**asked, "version": facts.version, "next": began + max(_EVERY_S, _SHARE * (time.time() - began))}
         if chosen is None or (picture is None and len(kinds) < 2):
-            return self._nothing(words.nothing_recorded(snapshot), badge(snapshot.summary), state)
+            return self._nothing(words.nothing_recorded(facts), state)
         if picture is not None and picture.progress:  # soon again, and also if the run does not change
             state |= {"version": None, "next": began + 1.0}
         self._set(chosen, view, kind, colour)
+        set_props("responses-whole", {"disabled": view == view.unzoomed()})
         figure = empty_figure()
         if picture is not None:
-            figure = response_figure(picture, view, noise=_noise(snapshot), dark=dark)
+            figure = response_figure(picture, view, noise=facts.noise, dark=dark)
             figure["layout"]["dragmode"] = drag
         options = [{"label": each.label, "value": each.name} for each in dict.fromkeys([*kinds, chosen])]
         line = words.summary(chosen, picture)
         size = {"height": f"{figure['layout'].get('height', 120)}px"}
-        return figure, size, line, options, badge(snapshot.summary), None, False, state
+        return figure, size, line, options, None, False, state
 
     def _picture(self, name: str, kind: Kind | None, view: View) -> Picture | None:
         return None if kind is None else self.reader.picture(name, kind, view.steps, view.change)
 
-    def _nothing(self, empty: Component, mark: Component, state: Any = no_update) -> tuple[Any, ...]:
-        return no_update, no_update, None, [], mark, empty, True, state
+    def _nothing(self, empty: Component, state: Any = no_update) -> tuple[Any, ...]:
+        return no_update, no_update, None, [], empty, True, state
 
     def _set(self, chosen: Kind, view: View, kind: str | None, colour: str | None) -> None:
         """The controls as the address says, when it was opened by a link or with the browser's way back."""
@@ -153,34 +153,28 @@ class _Shown:
         if colour != view.colour:
             set_props("responses-colour", {"value": view.colour})
 
-    def kind_of(self, name: str, view: View) -> Kind | None:
-        """The kind that is looked at; None if none was recorded."""
-        if view.kind:
-            return KINDS[view.kind]
-        kinds = recorded(self._feed.snapshot(name).observations)
-        return kinds[0] if kinds else None
-
     def list_region(self, search: str | None, name: str, listed: list[Any] | None) -> tuple[Any, ...]:
         """The table of the region."""
         view = view_of(search)
         asked = [view.kind, query_of(View(region=view.region))]
         if asked == listed:
             raise PreventUpdate
-        kind = self.kind_of(name, view)
+        book = self.reader.book(name)
+        kind = _kind(book.facts(), view)
         if view.region is None or kind is None:
             return True, [], no_update, "", asked
-        found = listing(self.reader.book(name), kind, view.region, raw_rows=self.reader.raw_rows)
+        found = listing(book, kind, view.region, raw_rows=self.reader.raw_rows)
         return False, found.rows, column_definitions(kind), words.found(found, view.region), asked
 
     def one_response(self, search: str | None, name: str) -> tuple[bool, Any]:
         """One response with its tokens."""
         view = view_of(search)
-        kind = self.kind_of(name, view)
+        book = self.reader.book(name)
+        kind = _kind(book.facts(), view)
         if view.response is None or kind is None:
             return True, None
-        found = detail(self.reader.book(name), kind, *view.response)
-        snapshot = self._feed.snapshot(name)
-        return False, one_response(found, view.colour, _token_noise(snapshot))
+        found = detail(book, kind, *view.response)
+        return False, one_response(found, view.colour, book.facts().token_noise)
 
 
 def drag_to(drag: str | None) -> Patch:
@@ -190,10 +184,8 @@ def drag_to(drag: str | None) -> Patch:
     return patch
 
 
-def _noise(snapshot: Snapshot) -> float | None:
-    return max((seen.noise_floor for seen in snapshot.observations if seen.noise_floor is not None), default=None)
-
-
-def _token_noise(snapshot: Snapshot) -> float:
-    floors = [seen.token_noise_floor for seen in snapshot.observations if seen.token_noise_floor is not None]
-    return max(floors, default=0.0)
+def _kind(facts: Facts, view: View) -> Kind | None:
+    """The kind that is looked at; None if none was recorded."""
+    if view.kind:
+        return KINDS[view.kind]
+    return facts.kinds[0] if facts.kinds else None

@@ -16,7 +16,7 @@ from lldwatch_dashboard import why, words
 from lldwatch_dashboard.feed import Feed, Summary
 from lldwatch_dashboard.figures import empty_figure, run_figure
 from lldwatch_dashboard.panels import HEIGHT, LEFT, PANELS, SHORT, panel_tops
-from lldwatch_dashboard.shared import Component, attributes, clock, mark
+from lldwatch_dashboard.shared import Component, attributes, clock, href, mark
 
 
 def page(name: str) -> Component:
@@ -36,6 +36,7 @@ def page(name: str) -> Component:
         html.Div([html.H1(name), html.Span(id="stage-badge")], className="name"),
         html.P(id="verdict", role="status"),
         html.P(id="facts"),
+        html.P(dcc.Link("Every response, token by token", href=href(name, "responses"))),
     ]
     return html.Div(
         [

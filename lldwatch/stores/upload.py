@@ -25,9 +25,9 @@ from lldwatch.directory import take_lock
 from lldwatch.errors import RunError, RunExistsError, RunNotFoundError
 from lldwatch.schema import TABLES, RunInfo
 from lldwatch.segments import INFO_FILE, Segment, list_segments
-from lldwatch.sending import Part, Sending, parts_of, seal_all
-from lldwatch.staging import bring_down, staging_folder
-from lldwatch.store import Store, is_url
+from lldwatch.stores.sending import Part, Sending, parts_of, seal_all
+from lldwatch.stores.staging import bring_down, staging_folder
+from lldwatch.stores.store import Store, is_url
 
 log = logging.getLogger("lldwatch")
 

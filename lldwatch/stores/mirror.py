@@ -21,7 +21,7 @@ from pathlib import Path
 from lldwatch.errors import RunNotFoundError
 from lldwatch.schema import TABLES, Observation
 from lldwatch.segments import INFO_FILE
-from lldwatch.store import Entry, Store
+from lldwatch.stores.store import Entry, Store
 
 
 class Mirror:

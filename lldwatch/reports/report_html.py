@@ -9,11 +9,8 @@ from collections.abc import Sequence
 from typing import Any, TextIO
 
 from lldwatch import __version__
-from lldwatch.axes import number
-from lldwatch.charts import figures
 from lldwatch.diagnosis import Check, Diagnosis, Stage
 from lldwatch.follow import Follower
-from lldwatch.page import list_of, marked_up, page, paragraph, section, table, text
 from lldwatch.postmortem import (
     ABOUT_LLD,
     ABOUT_NATS,
@@ -28,8 +25,11 @@ from lldwatch.postmortem import (
     worst_first,
 )
 from lldwatch.report import facts, verdict
+from lldwatch.reports.axes import number
+from lldwatch.reports.charts import figures
+from lldwatch.reports.page import list_of, marked_up, page, paragraph, section, table, text
+from lldwatch.reports.timeline import timeline
 from lldwatch.series import all_measured, bands
-from lldwatch.timeline import timeline
 
 _STAGE_SIGN = {Stage.HEALTHY: "✓", Stage.STAGNATION: "◔", Stage.DECAY: "▲", Stage.COLLAPSE: "✖"}
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from lldwatch.schema import TABLES, Observation
 from lldwatch.segments import INFO_FILE, Segment, list_segments, seal_live
-from lldwatch.store import Store
+from lldwatch.stores.store import Store
 
 _STEPS_FIRST = (Observation.TABLE, *(table for table in TABLES if table != Observation.TABLE))
 

@@ -1,8 +1,8 @@
 """Where a run that goes to an object store is written first, and how one that is there already comes back.
 
 A store has no half-written files to append to, and is away at times. So the recorder writes a local folder as ever, and
-`lldwatch.upload` sends what is sealed. What a resumed training needs of its past (`run.json` and the steps) is brought
-down before the recorder looks.
+`lldwatch.stores.upload` sends what is sealed. What a resumed training needs of its past (`run.json` and the steps) is
+brought down before the recorder looks.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from lldwatch.errors import RunError, RunExistsError
-from lldwatch.mirror import download
 from lldwatch.schema import Observation, RunInfo
 from lldwatch.segments import INFO_FILE, segment_of
-from lldwatch.store import Entry, Store, is_url
+from lldwatch.stores.mirror import download
+from lldwatch.stores.store import Entry, Store, is_url
 
 
 def staging_folder(url: str) -> Path:

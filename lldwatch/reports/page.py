@@ -10,8 +10,8 @@ import html
 import re
 from collections.abc import Iterable, Sequence
 
-from lldwatch.page_style import STYLE
 from lldwatch.postmortem import printable
+from lldwatch.reports.page_style import STYLE
 
 LONGEST = 400
 """Characters of one value of a run; more are cut off, and that is said."""

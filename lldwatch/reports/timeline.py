@@ -6,10 +6,10 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lldwatch.axes import number, ticks
 from lldwatch.diagnosis import Diagnosis, Verdict
-from lldwatch.page import text
 from lldwatch.postmortem import UNTOLD, llds_spans
+from lldwatch.reports.axes import number, ticks
+from lldwatch.reports.page import text
 from lldwatch.schema import Observation
 from lldwatch.series import bands
 

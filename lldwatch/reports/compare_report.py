@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
-from lldwatch.axes import number
 from lldwatch.compare import NO_SETTING, Comparison, Contender, Pair
 from lldwatch.diagnosis import Stage
 from lldwatch.parting import FALSE_ALARMS, Parting
 from lldwatch.postmortem import final_reward, finite_json, in_words, moment, planned, printable, state_of
 from lldwatch.report import verdict
+from lldwatch.reports.axes import number
 
 _NONE = "\N{EN DASH}"
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lldwatch.axes import Scale, extent, number, ticks
+from lldwatch.reports.axes import Scale, extent, number, ticks
 from lldwatch.series import Band, Indices, Series, middles, pieces, thin
 
 WIDTH, HEIGHT = 360, 150

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
-from lldwatch.axes import number
 from lldwatch.follow import Follower
 from lldwatch.postmortem import (
     ABOUT_LLD,
@@ -22,6 +21,7 @@ from lldwatch.postmortem import (
     worst_first,
 )
 from lldwatch.report import facts, headline
+from lldwatch.reports.axes import number
 from lldwatch.series import all_measured, summary
 from lldwatch.signals import SIGNALS
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lldwatch.axes import number
 from lldwatch.diagnosis import Diagnosis
-from lldwatch.page import marked_up, text
+from lldwatch.reports.axes import number
+from lldwatch.reports.page import marked_up, text
+from lldwatch.reports.svg import Chart, draw, notes, stages
 from lldwatch.series import Band, Series, summary
 from lldwatch.signals import SIGNALS
-from lldwatch.svg import Chart, draw, notes, stages
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TextIO
 
 from lldwatch import __version__
-from lldwatch.charts import figure, legend, panels
 from lldwatch.compare import Comparison, Pair
-from lldwatch.compare_report import PARTING_HEAD, aside, letter, parting_row, run_rows, sentence, setting_rows
-from lldwatch.page import list_of, page, paragraph, section, table, text
 from lldwatch.parting import BLOCK, FALSE_ALARMS, Parting
 from lldwatch.postmortem import ABOUT_LLD, ABOUT_NATS
 from lldwatch.report import verdict
+from lldwatch.reports.charts import figure, legend, panels
+from lldwatch.reports.compare_report import PARTING_HEAD, aside, letter, parting_row, run_rows, sentence, setting_rows
+from lldwatch.reports.page import list_of, page, paragraph, section, table, text
+from lldwatch.reports.svg import Chart
 from lldwatch.series import NOTHING, Series, all_measured
 from lldwatch.signals import SIGNALS
-from lldwatch.svg import Chart
 
 MOST = 5
 """Lines that one chart can tell apart."""

@@ -1,0 +1,1 @@
+"""How diagnoses and comparisons are laid out: as text, HTML, Markdown."""

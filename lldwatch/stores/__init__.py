@@ -1,0 +1,1 @@
+"""Runs in object stores: read through a mirror, and sent there while a training writes them."""
