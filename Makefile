@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PEERS := .venv-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports unit test-trl-matrix test-swift test-verl test-openrlhf bench bench-llds bench-peers samples screenshot clean
+.PHONY: help demo test lint types imports unit test-trl-matrix test-swift test-verl test-openrlhf bench bench-llds bench-peers samples samples-foreign screenshot clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,11 +80,31 @@ samples: $(READY) ## record sample_logs/ again
 	@$(BIN)/lldwatch demo --no-dashboard --scenario collapse --seed 0 --out sample_logs/collapse
 	@$(BIN)/lldwatch demo --no-dashboard --scenario auto --seed 0 --out sample_logs/collapse-with-llds
 
+FOREIGN := sample_logs/foreign/record.py
+ON_TOP = test -d .venv-$(1) || $(PYTHON) -m venv .venv-$(1); \
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib')); print('$(CURDIR)')" \
+	> $$(echo .venv-$(1)/lib/python*/site-packages)/zz_below.pth
+
+samples-foreign: $(READY) ## record sample_logs/foreign/ again (after make test-swift test-verl; half an hour)
+	@$(call ON_TOP,foreign); $(call ON_TOP,trl-0.19); $(call ON_TOP,trl-0.15)
+	@.venv-foreign/bin/python -m pip install --quiet wandb==0.31.0 tensorboard==2.21.0 ipykernel nbclient nbconvert
+	@.venv-trl-0.19/bin/python -m pip install --quiet -c constraints.txt trl==0.19.1 transformers==4.57.6 requests
+	@.venv-trl-0.15/bin/python -m pip install --quiet -c constraints.txt transformers==4.57.6 requests
+	@.venv-trl-0.15/bin/python -m pip install --quiet --no-deps trl==0.15.2 transformers==4.49.0 tokenizers==0.21.4 \
+		huggingface_hub==0.36.0
+	@.venv-verl/bin/python -m pip install --quiet --no-deps openrlhf==0.11.2 areal==1.0.4 tabulate colorlog
+	@.venv-foreign/bin/python $(FOREIGN) trl trl-reuse wandb notebook
+	@.venv-trl-0.19/bin/python $(FOREIGN) trl-old
+	@.venv-trl-0.15/bin/python $(FOREIGN) trl-0.15
+	@.venv-swift/bin/python $(FOREIGN) swift
+	@.venv-verl/bin/python $(FOREIGN) verl verl-old openrlhf areal
+	@$(BIN)/python $(FOREIGN) nemo-rl prime-rl slime plain
+
 screenshot: $(READY) ## take the README's picture again (needs chromium)
 	@$(BIN)/python dashboard/screenshot.py
 
 clean: ## remove what was installed and built
-	rm -rf $(VENV) $(PEERS) .venv-swift .venv-verl .venv-openrlhf build dist *.egg-info
+	rm -rf $(VENV) $(PEERS) .venv-swift .venv-verl .venv-openrlhf .venv-foreign .venv-trl-0.19 .venv-trl-0.15 build dist *.egg-info
 
 # torch first and alone: whatever depends on it would otherwise fetch its newest release, with gigabytes of GPU packages
 $(READY): pyproject.toml constraints.txt

@@ -15,6 +15,8 @@ import pytest
 import torch
 
 from lldwatch import SIGNALS, Run, diagnose
+from lldwatch.importers.job import import_logs
+from lldwatch.importers.known import names
 from lldwatch.probe_plan import FREE_KINDS, PRESETS
 from lldwatch.probes import LikelihoodProbe
 from lldwatch.schema import KINDS
@@ -64,6 +66,22 @@ def test_the_table_of_probes_is_the_code_s() -> None:
     content = "\n".join([*rows, f"| | responses a step | {' | '.join(totals)} |"]) + "\n"
     update("table: probes", content)
     assert block("table: probes") == content
+
+
+def rows_of_formats() -> list[tuple[str, str]]:
+    """Format and sample of each row of the table."""
+    return re.findall(r"^\| `([\w-]+)` \| .* \| `([^`]+)` \| .* \|$", block("table: formats"), re.M)
+
+
+def test_the_table_of_formats_has_each_one() -> None:
+    assert sorted(fmt for fmt, _ in rows_of_formats()) == sorted(names())
+
+
+@pytest.mark.parametrize(("fmt", "sample"), rows_of_formats())
+def test_the_sample_of_each_format_is_recognised_and_read(fmt: str, sample: str, tmp_path: Path) -> None:
+    runs, _ = import_logs(ROOT / "sample_logs" / "foreign" / sample, tmp_path / "out")
+    assert {run.format for run in runs} == {fmt}
+    assert runs[0].steps > 0
 
 
 def batches(count: int) -> Iterator[dict[str, torch.Tensor]]:
