@@ -36,7 +36,7 @@ from lldwatch_dashboard import make_server
 
 STEPS_PER_PART = 100
 ROWS = "document.querySelectorAll('#run-list tbody tr').length"
-FACTS = "document.getElementById('list-facts')?.textContent ?? ''"
+FACTS = "(document.getElementById('list-facts')?.textContent ?? '')"
 QUIET = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync"
 
 

@@ -25,6 +25,8 @@ def leave_out_doubles(runs: list[Imported], tally: Tally) -> list[Imported]:
     has the rows of responses stays before all others, and one that tells as much before a console's, which is rounded;
     rows alone say what no other log does.
     """
+    if len(runs) < 2:
+        return runs
     kept: list[tuple[Imported, dict[int, float]]] = []
     for run in sorted(runs, key=_order):
         if any(run.format == rows.name for rows in ROWS_FORMATS):
