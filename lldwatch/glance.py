@@ -280,7 +280,7 @@ def main() -> None:
     """Answer until the pipe is closed, which it is when the asking process ends, however it does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is meant for the one who asks
     if hasattr(os, "nice"):
-        os.nice(10)
+        os.nice(5)
     reader = Reader()
     for line in sys.stdin:
         print(json.dumps(reader.glance(json.loads(line)).as_dict()), flush=True)
