@@ -175,8 +175,6 @@ def _look_at(path: Path, tally: Tally) -> tuple[Format, str] | None:
         return recognise(source, Tally())
     except InputError:
         return None
-    finally:
-        source.close()
 
 
 def _attach(root: Path, rows: Found, found: list[Found], tally: Tally) -> None:

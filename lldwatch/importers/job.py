@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import chain
@@ -119,22 +118,15 @@ def _what(src: str, options: Options, tally: Tally) -> list[Found]:
 
 def _import_one(found: Found, scratch: Path, options: Options) -> list[Imported]:
     """The runs of one log; one without steps where there are none, which tells why."""
+    tally = Tally()
     paths: list[Path | None] = list(found.paths) or [None]
     only_rows = found.rows_format is not None and found.format is None
-    with ExitStack() as stack:
-        together = found.format is not None and found.format.read_together is not None
-        opened = [] if only_rows else paths if together else paths[:1]
-        sources = [stack.enter_context(closing(Source(path))) for path in opened]
-        return _read(found, sources, scratch, options)
-
-
-def _read(found: Found, sources: list[Source], scratch: Path, options: Options) -> list[Imported]:
-    tally = Tally()
+    sources = [] if only_rows else [Source(path) for path in paths]
     fmt, why = found.format, found.why
     if sources and fmt is None:
         fmt, why = recognise(sources[0], tally)
     about = _about(fmt, found, sources)
-    steps = _guarded(_steps(fmt, sources, found.paths[len(sources) :], options, tally), tally)
+    steps = _guarded(_steps(fmt, sources, options, tally), tally)
     writers: dict[str, RunWriter] = {}
     for step, tables in with_rows(steps, found, tally):
         if step.run not in writers:
@@ -150,34 +142,18 @@ def _read(found: Found, sources: list[Source], scratch: Path, options: Options) 
     return made or [Imported(None, found.name, found.source, name, why, tally=tally)]
 
 
-def _steps(
-    fmt: Format | None, sources: list[Source], later: list[Path], options: Options, tally: Tally
-) -> Iterator[Step]:
-    """Of the sources, and of more files of the same run, which are opened one after the other: there may be many."""
+def _steps(fmt: Format | None, sources: list[Source], options: Options, tally: Tally) -> Iterator[Step]:
     if fmt is None:
         return iter(())
+    for source in sources:
+        source.step_column = options.step_column
     if fmt.read_together is not None and len(sources) > 1:
-        for source in sources:
-            source.step_column = options.step_column
         return steps_of(fmt, fmt.read_together(sources, tally), options, tally)
-    in_turn = chain(sources, _opened_in_turn(later, tally))
-    entries = chain.from_iterable(_entries(fmt, source, options, tally) for source in in_turn)
+    entries = chain.from_iterable(_entries(fmt, source, options, tally) for source in sources)
     return steps_of(fmt, entries, options, tally)
 
 
-def _opened_in_turn(paths: list[Path], tally: Tally) -> Iterator[Source]:
-    for path in paths:
-        try:
-            source = Source(path)
-        except InputError as error:
-            tally.note(f"{error}: left out")
-            continue
-        with closing(source):
-            yield source
-
-
 def _entries(fmt: Format, source: Source, options: Options, tally: Tally) -> Iterator[Entry]:
-    source.step_column = options.step_column
     with progress_of(source, options.progress):
         yield from fmt.read(source, tally)
 

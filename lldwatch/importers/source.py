@@ -12,8 +12,9 @@ import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from lldwatch.errors import InputError
 from lldwatch.importers.tally import Tally
@@ -59,14 +60,13 @@ class Source:
         self.name = name or ("standard input" if path is None else str(path))
         self.step_column: str | None = None
         self.progress: Callable[[int], object] = lambda read: None
-        self._stream = self._open()
         try:
-            self.head = self._stream.read1(_HEAD_BYTES)  # type: ignore[attr-defined]  # all three streams have it
+            with self._open() as stream:  # a folder may hold thousands of files: none stays open before it is read
+                self.head = stream.read1(_HEAD_BYTES)
         except (OSError, EOFError, zlib.error) as error:
-            self.close()
-            raise InputError(f"{self.name} cannot be read ({error}): give another file") from None
+            why = "breaks off" if isinstance(error, EOFError) else getattr(error, "strerror", None) or error
+            raise InputError(f"{self.name} cannot be read ({why}): give another file") from None
         if not self.head:
-            self.close()
             raise InputError(f"{self.name} is empty: there is nothing to import")
         self.encoding = next((name for mark, name in _MARKS if self.head.startswith(mark)), "utf-8")
         self._lines: Iterator[Line] | None = None
@@ -126,30 +126,22 @@ class Source:
                 )
         return data.decode(self.encoding, errors="replace")
 
-    def close(self) -> None:
-        """Close the file."""
-        if self.path is not None:
-            self._stream.close()
-
-    def _open(self) -> BinaryIO:
+    def _open(self) -> AbstractContextManager[Any]:
+        """What bytes come from; standard input goes on where it is, and is not closed."""
         if self.path is None:
-            return sys.stdin.buffer
-        try:
-            return gzip.open(self.path) if self.path.suffix == ".gz" else open(self.path, "rb")  # type: ignore[return-value]
-        except OSError as error:
-            raise InputError(f"{self.name} cannot be opened ({error.strerror}): give a file that can") from None
+            return nullcontext(sys.stdin.buffer)
+        return gzip.open(self.path) if self.path.suffix == ".gz" else open(self.path, "rb")
 
     def _chunks(self, tally: Tally) -> Iterator[bytes]:
-        chunk = self.head
         try:
-            while chunk:
-                self.progress(len(chunk))
-                yield chunk
-                chunk = self._stream.read1(_CHUNK_BYTES)  # type: ignore[attr-defined]  # a pipe gives what is there
+            with self._open() as stream:
+                chunk = self.head if self.path is None else stream.read1(_CHUNK_BYTES)
+                while chunk:
+                    self.progress(len(chunk))
+                    yield chunk
+                    chunk = stream.read1(_CHUNK_BYTES)  # a pipe gives what is there
         except (OSError, EOFError, zlib.error) as error:
             tally.note(f"{self.name} breaks off ({error}): what stands before is used")
-        finally:
-            self.close()
 
     def _split(self, tally: Tally) -> Iterator[Line]:
         decode = codecs.getincrementaldecoder(self.encoding)(errors="replace").decode

@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -98,8 +98,7 @@ def _format_of(path: Path) -> Format | RowsFormat | None:
         rows = rows_of(path, Tally())
         if rows is not None:
             return rows.format
-        with closing(Source(path)) as source:
-            return recognise(source, Tally())[0]
+        return recognise(Source(path), Tally())[0]
     except LldwatchError:
         return None
 
@@ -154,17 +153,12 @@ def _rows(path: Path, tally: Tally) -> int:
 
 
 def _metrics(fmt: Format, path: Path, tally: Tally) -> int:
+    with suppress(LldwatchError):  # if it is no longer recognised, it is read as if the user had named the format
+        recognise(Source(path), tally)
     source = Source(path)
-    try:
-        with suppress(LldwatchError):  # if it is no longer recognised, it is read as if the user had named the format
-            recognise(source, tally)
-        source.close()
-        source = Source(path)
-        fmt.about(source)
-        steps: list[Step] = list(steps_of(fmt, fmt.read(source, tally), Options(), tally))
-        return len(steps)
-    finally:
-        source.close()
+    fmt.about(source)
+    steps: list[Step] = list(steps_of(fmt, fmt.read(source, tally), Options(), tally))
+    return len(steps)
 
 
 def _check(tally: Tally) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import test_areal
-import test_openrlhf
-import test_prime_rl
-import test_slime
-import test_swift
+import test_openrlhf_log
+import test_prime_rl_log
+import test_slime_log
+import test_swift_log
 import test_trl_console
 import test_verl_console
 import test_verl_file
@@ -25,12 +25,12 @@ from lldwatch.inputs import SCALARS
 LINES = {
     "verl-console": [test_verl_console.OLD, test_verl_console.NEW, test_verl_console.line(1, 0.5)],
     "verl-file": [test_verl_file.ROW],
-    "swift": [test_swift.ROW, test_swift.ROW.replace('"', "'")],
-    "openrlhf": [test_openrlhf.ROW],
-    "slime": [test_slime.rollout(1), test_slime.update(1), test_slime.generated(1)],
+    "swift": [test_swift_log.ROW, test_swift_log.ROW.replace('"', "'")],
+    "openrlhf": [test_openrlhf_log.ROW],
+    "slime": [test_slime_log.rollout(1), test_slime_log.update(1), test_slime_log.generated(1)],
     "areal": [test_areal.step(1, test_areal.BATCH)],
     "trl-console": [test_trl_console.row(), test_trl_console.bar(3) + test_trl_console.row()],
-    "prime-rl": [test_prime_rl.trainer(1), test_prime_rl.orchestrator(1)],
+    "prime-rl": [test_prime_rl_log.trainer(1), test_prime_rl_log.orchestrator(1)],
 }
 SAMPLES = {
     "verl-console": ["verl/console.log", "verl-0.1/console.log", "verl-0.2/console.log"],

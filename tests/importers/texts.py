@@ -27,7 +27,6 @@ def read(fmt: Format, path: Path) -> tuple[list[Step], Tally]:
     """All steps of a file of that format."""
     tally, source = Tally(), Source(path)
     steps = list(steps_of(fmt, fmt.read(source, tally), Options(), tally))
-    source.close()
     return steps, tally
 
 
@@ -36,15 +35,12 @@ def auto(path: Path) -> tuple[str, str, list[Step], Tally]:
     tally, source = Tally(), Source(path)
     fmt, why = recognise(source, tally)
     steps = list(steps_of(fmt, fmt.read(source, tally), Options(), tally))
-    source.close()
     return fmt.name, why, steps, tally
 
 
 def about(fmt: Format, path: Path) -> dict[str, Any]:
     """What the file says of the run as a whole."""
-    source = Source(path)
-    source.close()
-    return fmt.about(source)
+    return fmt.about(Source(path))
 
 
 def column(steps: list[Step], name: str) -> list[Any]:
