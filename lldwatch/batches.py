@@ -24,7 +24,7 @@ def one_row(row: Observation | Event) -> pa.RecordBatch:
     arrays = []
     for column in schema:
         value = getattr(row, column.name)
-        arrays.append(_arrow_array(None if value is None else np.array([value]), column.type, 1))
+        arrays.append(arrow_array(None if value is None else np.array([value]), column.type, 1))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
@@ -35,14 +35,15 @@ def rows_batch(table: str, step: int, parts: Sequence[RowTable]) -> pa.RecordBat
     for part in parts:
         if len(part):
             columns = {**part.columns(), "step": np.full(len(part), step, np.int64)}
-            arrays = [_arrow_array(columns[field.name], field.type, len(part)) for field in schema]
+            arrays = [arrow_array(columns[field.name], field.type, len(part)) for field in schema]
             batches.append(pa.RecordBatch.from_arrays(arrays, schema=schema))
     if not batches:
         return None
     return pa.concat_batches(batches) if len(batches) > 1 else batches[0]
 
 
-def _arrow_array(values: Array | None, dtype: pa.DataType, length: int) -> pa.Array:
+def arrow_array(values: Array | None, dtype: pa.DataType, length: int) -> pa.Array:
+    """One column; nulls if there are no values."""
     if values is None:
         return pa.nulls(length, dtype)
     if pa.types.is_string(dtype):

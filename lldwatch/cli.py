@@ -42,7 +42,7 @@ COMMANDS = (
     upload,
     signals,
 )
-_EXTRAS = {"torch": "torch", "tqdm": "demo", "tensorboard": "tensorboard", "wandb": "wandb", "ray": "ray"}
+_EXTRAS = {"torch": "torch", "tqdm": "demo", "ray": "ray"}
 
 
 class _Parser(argparse.ArgumentParser):

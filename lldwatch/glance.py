@@ -282,8 +282,11 @@ def main() -> None:
     if hasattr(os, "nice"):
         os.nice(5)
     reader = Reader()
-    for line in sys.stdin:
-        print(json.dumps(reader.glance(json.loads(line)).as_dict()), flush=True)
+    try:
+        for line in sys.stdin:
+            print(json.dumps(reader.glance(json.loads(line)).as_dict()), flush=True)
+    except BrokenPipeError:  # the one who asks was killed
+        os._exit(1)  # else Python complains that it cannot flush what nobody reads
 
 
 if __name__ == "__main__":

@@ -19,9 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lldwatch.columns import Array
+from lldwatch.batches import arrow_array
+from lldwatch.columns import ARROW, Array
 from lldwatch.schema import SCHEMA_VERSION, arrow_schema
 from lldwatch.segments import Segment, conform, read_segment
+
+_DTYPES = {arrow: np.dtype(name) for name, arrow in ARROW.items() if name != "string"}
 
 
 class Span(NamedTuple):
@@ -120,17 +123,19 @@ def read_columns(
     whole = arrow_schema(folder.name)
     schema = pa.schema([whole.field(name) for name in names], metadata=whole.metadata)
     for table in _tables(segment, folder, schema, steps):
-        keep = pc.and_(pc.greater_equal(table["step"], steps[0]), pc.less_equal(table["step"], steps[1]))
+        step = as_numpy(table["step"])
+        keep = (step >= steps[0]) & (step <= steps[1])
         for name, value in where.items():
-            keep = pc.and_(keep, pc.is_in(table[name], pa.array(_options(value), table[name].type)))
-        if not pc.all(keep, skip_nulls=False).as_py():
-            table = table.filter(keep)
+            keep &= as_numpy(pc.is_in(table[name], _options(value, table[name].type)))
+        if not keep.all():
+            table = table.filter(arrow_array(keep, pa.bool_(), len(keep)))
         if len(table):
             yield {name: as_numpy(table[name]) for name in columns}
 
 
-def _options(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, (list, tuple, set, frozenset)) else [value]
+def _options(value: Any, dtype: pa.DataType) -> pa.Array:
+    values = list(value) if isinstance(value, (list, tuple, set, frozenset)) else [value]
+    return arrow_array(np.array(values), dtype, len(values))
 
 
 def _tables(segment: Segment, folder: Path, schema: pa.Schema, steps: tuple[int, int]) -> Iterator[pa.Table]:
@@ -157,13 +162,28 @@ def _overlaps(group: Any, column: int, steps: tuple[int, int]) -> bool:
 
 
 def as_numpy(column: pa.ChunkedArray) -> Array:
-    """The values of a column; a masked array where some are missing, words as objects."""
+    """The values of a column; a masked array where some are missing, words as objects.
+
+    Everything goes by its buffers: `to_numpy` and `pa.scalar` would import pandas, in the middle of an answer, and while
+    other threads draw with plotly, which takes a half imported pandas for a whole one.
+    """
     if pa.types.is_string(column.type):
         words = np.empty(len(column), dtype=object)
         words[:] = column.to_pylist()
         return words
     if not column.null_count:
-        return np.asarray(column.to_numpy())
-    missing = column.is_null().to_numpy()
-    filled = column.fill_null(False if pa.types.is_boolean(column.type) else 0)
-    return np.ma.MaskedArray(filled.to_numpy(), missing)
+        return _values(column)
+    filled = column.fill_null(arrow_array(np.zeros(1), column.type, 1)[0])
+    return np.ma.MaskedArray(_values(filled), _values(column.is_null()))
+
+
+def _values(column: pa.ChunkedArray) -> Array:
+    parts = [_chunk(chunk) for chunk in column.chunks]
+    return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, _DTYPES[column.type]), *parts])
+
+
+def _chunk(chunk: pa.Array) -> Array:
+    data, start, stop = chunk.buffers()[1], chunk.offset, chunk.offset + len(chunk)
+    if pa.types.is_boolean(chunk.type):
+        return np.unpackbits(np.frombuffer(data, np.uint8), count=stop, bitorder="little")[start:].astype(np.bool_)
+    return np.frombuffer(data, _DTYPES[chunk.type], count=stop)[start:]

@@ -17,6 +17,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("dashboard", help="show all runs below a folder in the browser")
     parser.add_argument("root", type=Path, metavar="ROOT")
     parser.add_argument("--port", type=port, default=8050)
+    everyone = "address to listen on; one that other machines reach asks for a token, which is printed with the link"
+    parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=everyone)
+    proxy = "a further name under which browsers reach it, for instance a proxy's (may be repeated)"
+    parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help=proxy)
     parser.add_argument("--until-eof", action="store_true", help="end when standard input does")
     parser.set_defaults(command=run)
 
@@ -29,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f"{options.root} is not a folder: give the folder that holds your runs")
     if options.until_eof:
         threading.Thread(target=_end_with_stdin, daemon=True).start()
-    serve(options.root, port=options.port)
+    serve(options.root, port=options.port, host=options.host, allow_hosts=options.allow_host)
     return 0
 
 
