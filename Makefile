@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PEERS := .venv-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports unit test-trl-matrix test-swift test-verl test-openrlhf bench bench-llds bench-peers samples samples-foreign screenshot clean
+.PHONY: help demo test lint types imports unit test-trl-matrix test-swift test-verl test-openrlhf bench bench-llds bench-peers samples samples-foreign assets screenshot clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -99,6 +99,9 @@ samples-foreign: $(READY) ## record sample_logs/foreign/ again (after make test-
 	@.venv-swift/bin/python $(FOREIGN) swift
 	@.venv-verl/bin/python $(FOREIGN) verl verl-old openrlhf areal
 	@$(BIN)/python $(FOREIGN) nemo-rl prime-rl slime plain
+
+assets: $(READY) ## fetch the smaller plotly.js for the dashboard (needs npm; without it the page loads a larger one)
+	@$(BIN)/python dashboard/fetch_assets.py
 
 screenshot: $(READY) ## take the README's picture again (needs chromium)
 	@$(BIN)/python dashboard/screenshot.py

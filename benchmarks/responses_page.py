@@ -203,7 +203,8 @@ def interactions(kind: str, steps: int, count: int, repeats: int) -> Iterator[tu
     yield f"brush {brush:,} steps", "responses-found.children", [f"{kind}&{middle.format(n)}" for n in times]
     rare = f"region=any_1_{steps}_-9{{}}_-2.1"
     yield "brush what fell most, all steps", "responses-found.children", [f"{kind}&{rare.format(n)}" for n in times]
-    found = [f"response={(step - 1) * count}_{step}" for step in (steps // 2 + 10 * number for number in times)]
+    later = kind == "?kind=cross_update"  # it is scored again a step after it was written
+    found = [f"response={(step - 1) * count}_{step - 1 + later}" for step in range(steps // 2, steps, 10)[:repeats]]
     yield "one response with its tokens", "responses-detail.children", [f"{kind}&{one}" for one in found]
 
 

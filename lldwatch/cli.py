@@ -6,6 +6,7 @@ Exit status: 0 it ran, 3 `--fail-on` was reached, 2 a user's mistake, said in on
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from lldwatch.commands import (
     watch,
 )
 from lldwatch.errors import LldwatchError
+from lldwatch.postmortem import printable
 
 COMMANDS = (
     demo,
@@ -56,12 +58,13 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
+    _take_any_text()
     options = _parser().parse_args(arguments)
     try:
         status: int = options.command(options)
         sys.stdout.flush()
     except LldwatchError as error:
-        sys.stderr.write(f"lldwatch: {error}\n")
+        sys.stderr.write(f"lldwatch: {printable(str(error), lines=True)}\n")
         return 2
     except ModuleNotFoundError as error:
         extra = _EXTRAS.get(str(error.name), "dashboard")
@@ -77,6 +80,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return status
+
+
+def _take_any_text() -> None:
+    """Names of files and runs, and the signs of tables, need not exist in the terminal's encoding."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -164,8 +164,8 @@ def _overlaps(group: Any, column: int, steps: tuple[int, int]) -> bool:
 def as_numpy(column: pa.ChunkedArray) -> Array:
     """The values of a column; a masked array where some are missing, words as objects.
 
-    Everything goes by its buffers: `to_numpy` and `pa.scalar` would import pandas, in the middle of an answer, and while
-    other threads draw with plotly, which takes a half imported pandas for a whole one.
+    Everything goes by its buffers: `to_numpy` and `pa.scalar` would import pandas, in the middle of an answer, and
+    while other threads draw with plotly, which takes a half imported pandas for a whole one.
     """
     if pa.types.is_string(column.type):
         words = np.empty(len(column), dtype=object)
@@ -173,7 +173,7 @@ def as_numpy(column: pa.ChunkedArray) -> Array:
         return words
     if not column.null_count:
         return _values(column)
-    filled = column.fill_null(arrow_array(np.zeros(1), column.type, 1)[0])
+    filled = column.fill_null(arrow_array(np.zeros(1, np.bool_), column.type, 1)[0])
     return np.ma.MaskedArray(_values(filled), _values(column.is_null()))
 
 

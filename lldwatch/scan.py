@@ -111,7 +111,8 @@ def scan(
     settings = settings or Settings()
     stamps = find(root)
     if not stamps:
-        raise RunNotFoundError(f"{root} holds no run: give the folder above your run directories, as given to Monitor")
+        words = "give the folder above your run directories (lldwatch import makes runs of the logs of other tools)"
+        raise RunNotFoundError(f"{root} holds no run: {words}")
     found = [] if cache is None else list(map(Scanned.from_dict, cache.known(stamps, settings).values()))
     done = {one.run for one in found}
     todo, fresh = [run for run in stamps if run not in done], list[Scanned]()

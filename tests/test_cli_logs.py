@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -91,6 +92,48 @@ def test_watch_of_a_pipe_with_nothing_in_it_says_so() -> None:
     assert done.returncode == 2
     [line] = done.stderr.splitlines()
     assert "standard input has nothing in it that a known trainer or logger writes" in line
+
+
+def test_a_training_goes_on_when_it_is_not_watched(tmp_path: Path) -> None:
+    """A pipe that nobody reads would end it."""
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "mine").write_text("of somebody")
+    command = [sys.executable, "-m", "lldwatch", "watch", "--import", "auto", "-", "--out", str(tmp_path / "kept")]
+    watch = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert watch.stdin is not None
+    assert watch.stderr is not None
+    watch.stdin.write("loading the model ...\n")
+    watch.stdin.flush()
+    assert "so that the training goes on" in watch.stderr.readline()
+    watch.stdin.write("a line of the training\n" * 100_000)
+    _, err = watch.communicate(timeout=60)
+    assert watch.returncode == 2
+    assert "is there already" in err
+
+
+def test_nothing_that_a_log_holds_moves_the_cursor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"step": s, "reward": s % 7, "\x1b]0;title\x07": 1} for s in range(1, 30)]
+    log = tmp_path / "a\x1b[31m.json"
+    log.write_text(json.dumps({"one\x1b[2J": rows, "other\x9b2J": [row | {"reward": row["step"]} for row in rows]}))
+    assert main(["diagnose", str(log)]) == 0
+    assert main(["import", "auto", str(log), "--out", str(tmp_path / "out")]) == 0
+    assert main(["report", str(log)]) == 2
+    said = capsys.readouterr()
+    assert not {c for c in said.out + said.err if not c.isprintable() and c != "\n"}
+
+
+def test_a_terminal_that_lacks_a_sign_gets_another_one() -> None:
+    command = [sys.executable, "-m", "lldwatch", "compare", "sample_logs/collapse", "sample_logs/healthy"]
+    told = subprocess.run(
+        command, cwd=FOREIGN.parent.parent, env=os.environ | {"PYTHONIOENCODING": "latin-1"}, capture_output=True
+    )
+    assert (told.returncode, told.stderr) == (0, b"")
+
+
+def test_closed_standard_input_is_said() -> None:
+    command = f"{sys.executable} -m lldwatch diagnose - <&-"
+    told = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert (told.returncode, told.stderr) == (2, "lldwatch: standard input is closed: there is nothing to import\n")
 
 
 def test_a_long_log_through_a_pipe_loses_no_step(tmp_path: Path) -> None:

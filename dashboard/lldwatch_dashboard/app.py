@@ -1,56 +1,91 @@
 """The app, and a server that can also run in a thread of a training process.
 
 Werkzeug's threaded server is used as it is: no debugger, no reloader, no request log, no signal handlers. The training
-process must never be hurt: a taken port is an error that says so, not an exit.
+process must never be hurt: a taken port is an error that says so, not an exit. Who may ask stands in `safety`.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import socket
+from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 from dash import Dash
+from plotly.offline import get_plotlyjs_version
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, select_address_family
 from werkzeug.serving import make_server as werkzeug_server
 
-from lldwatch.errors import LldwatchError
+from lldwatch.errors import InputError, LldwatchError
 from lldwatch_dashboard import callbacks
 from lldwatch_dashboard.feed import Feed
+from lldwatch_dashboard.safety import TOKEN_VARIABLE, Guard, checked, choose_token, is_loopback, link, protect
 from lldwatch_dashboard.shared import shell
 
+BUNDLE = Path(__file__).parent / "assets" / "plotly-cartesian.min.js"
+"""The part of plotly.js that is used, if it was fetched: dash loads its own only if there is none."""
 
-def create_app(root: str | os.PathLike[str]) -> Dash:
+
+def create_app(root: str | os.PathLike[str], guard: Guard | None = None) -> Dash:
     """The Dash app that shows all runs at or below a folder.
 
     Args:
         root: the folder; it may come into being later.
+        guard: who may ask; by default whoever is on this machine.
     """
     app = Dash(
         __name__,
         title="lldwatch",
         update_title="",  # the tab's title says the stage
         serve_locally=True,
+        assets_ignore=_other_bundle(),
         suppress_callback_exceptions=True,  # a page's elements are there only while it is open
         on_error=callbacks.say_failed,
         meta_tags=[{"name": "viewport", "content": "width=device-width, initial-scale=1"}],
     )
+    app.index_string = app.index_string.replace("<html>", '<html lang="en">')
     app.layout = shell()
     callbacks.register(app, Feed(root))
+    protect(app.server, guard or Guard(), app.callback_map, app.csp_hashes())
     return app
 
 
-def make_server(root: str | os.PathLike[str], port: int = 8050, host: str = "127.0.0.1") -> BaseWSGIServer:
+def _other_bundle() -> str:
+    """The pattern of a smaller plotly.js that was fetched for another version of plotly: its own is used then."""
+    try:
+        with BUNDLE.open(encoding="utf-8") as file:
+            head = file.read(300)
+    except OSError:
+        return ""
+    return "" if f" v{get_plotlyjs_version()}\n" in head else re.escape(BUNDLE.name)
+
+
+def make_server(
+    root: str | os.PathLike[str],
+    port: int = 8050,
+    host: str = "127.0.0.1",
+    *,
+    token: str | None = None,
+    allow_hosts: Collection[str] = (),
+) -> BaseWSGIServer:
     """A server that is bound, and answers once its `serve_forever` is called; `shutdown` ends that.
 
     Args:
         root: the folder with the runs.
         port: to listen on; 0 takes a free one (see the server's `port`).
-        host: address to listen on. Other machines can read the runs if it is not this machine's own loopback.
+        host: address to listen on. One that other machines reach needs a token.
+        token: what a browser must show once, as `?token=`; at least 16 characters.
+        allow_hosts: further names under which browsers may ask for it, for instance a proxy's.
 
     Raises:
+        InputError: the token is missing or too short.
         LldwatchError: the port is taken, or may not be used.
     """
+    if token is None and not is_loopback(host):
+        raise InputError(f"other machines reach {host or 'all addresses'}: give a token, or listen on 127.0.0.1")
+    guard = Guard(host, None if token is None else checked(token), tuple(allow_hosts))
     family = select_address_family(host, port)
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -58,7 +93,7 @@ def make_server(root: str | os.PathLike[str], port: int = 8050, host: str = "127
         listener.bind((host, port))
         listener.listen(128)
         return werkzeug_server(
-            host, port, create_app(root).server, threaded=True, request_handler=_Quiet, fd=listener.fileno()
+            host, port, create_app(root, guard).server, threaded=True, request_handler=_Quiet, fd=listener.fileno()
         )
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
@@ -69,19 +104,29 @@ def make_server(root: str | os.PathLike[str], port: int = 8050, host: str = "127
         listener.close()  # the server holds its own copy
 
 
-def serve(root: str | os.PathLike[str], port: int = 8050, host: str = "127.0.0.1") -> None:
+def serve(
+    root: str | os.PathLike[str], port: int = 8050, host: str = "127.0.0.1", *, allow_hosts: Collection[str] = ()
+) -> None:
     """Show the runs below a folder until the process ends, or Ctrl-C.
+
+    A token is asked for if other machines reach the host, or if the environment gives one (LLDWATCH_TOKEN). One that is
+    made here is printed with the link; the environment's is not.
 
     Args:
         root: the folder with the runs.
         port: to listen on; 0 takes a free one.
         host: address to listen on.
+        allow_hosts: further names under which browsers may ask for it.
 
     Raises:
+        InputError: the environment's token is too short.
         LldwatchError: the port is taken, or may not be used.
     """
-    server = make_server(root, port, host)
-    print(f"lldwatch shows {os.fspath(root)} at http://{host}:{server.port}", flush=True)
+    token, made_here = choose_token(host)
+    server = make_server(root, port, host, token=token, allow_hosts=allow_hosts)
+    address = link(host, server.port, token if made_here else None)
+    hint = f" (open it once with ?token= and what {TOKEN_VARIABLE} holds)" if token and not made_here else ""
+    print(f"lldwatch shows {os.fspath(root)} at {address}{hint}", flush=True)
     try:
         server.serve_forever()
     except KeyboardInterrupt:
@@ -93,6 +138,9 @@ def serve(root: str | os.PathLike[str], port: int = 8050, host: str = "127.0.0.1
 class _Quiet(WSGIRequestHandler):
     """One line per request would drown the training's own output."""
 
+    server_version, sys_version = "lldwatch", ""  # which library answers, and how old it is, is nobody's business
+
     def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002  # the name is werkzeug's
         if type == "error":
-            super().log(type, message, *args)
+            text = str(message % args if args else message)
+            super().log(type, "%s", re.sub(r"token=[^&\s\"']+", "token=...", text))

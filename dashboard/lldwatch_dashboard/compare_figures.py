@@ -9,13 +9,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from lldwatch.parting import Parting
-from lldwatch.reports.axes import number
+from lldwatch.reports.axes import number, ticks
 from lldwatch.signals import SIGNALS
-from lldwatch_dashboard.compare_traces import PANEL, Panel, letters, traces
-from lldwatch_dashboard.figures import FONT, log_ticks, room
+from lldwatch_dashboard.compare_traces import LOG, PANEL, Panel, letters, traces
+from lldwatch_dashboard.figures import FONT
 from lldwatch_dashboard.lanes import Alignment, Lane
 from lldwatch_dashboard.panels import DARK, LIGHT, Palette
+from lldwatch_dashboard.series import Series
 
 TITLE, TOP, BOTTOM, LEFT, RIGHT = 40, 0, 46, 52, 22
 GAP = 0.075
@@ -63,8 +66,8 @@ def figure(
     points = POINTS // max(len(lanes), 1)
     for index, name in enumerate(signals):
         shown = [lane for lane in lanes if name in lane.signals]
-        ends = room([lane.signals[name] for lane in shown], name == "grad_norm") if shown else []
-        panel = Panel(index, name, alignment, (ends[0], ends[1]) if ends else None, smooth, points, dark)
+        ends = room([lane.signals[name] for lane in shown], log=name in LOG)
+        panel = Panel(index, name, alignment, ends, smooth, points, dark)
         suffix = index + 1 if index else ""
         layout[f"xaxis{suffix}"] = _x_axis(panel, len(signals), columns, palette) | _limits(lanes, alignment)
         layout[f"yaxis{suffix}"] = _y_axis(panel, len(signals), columns, palette)
@@ -73,6 +76,19 @@ def figure(
             layout["shapes"].append(_onset_line(panel, palette))
         data += traces(shown, panel, partings)
     return {"data": data, "layout": layout}
+
+
+def room(lines: Sequence[Series], *, log: bool) -> tuple[float, float] | None:
+    """The ends of an axis that holds every value of these lines, a spike too; None if no value has a place on it."""
+    values = np.concatenate([np.zeros(0), *(line.values for line in lines)])
+    values = values[np.isfinite(values) & ((values > 0) | (not log))]
+    if not len(values):
+        return None
+    low, high = float(values.min()), float(values.max())
+    if log:
+        return low / 2, high * 2
+    margin = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
+    return low - margin, high + margin
 
 
 def _x_axis(panel: Panel, panels: int, columns: int, palette: Palette) -> dict[str, Any]:
@@ -118,9 +134,9 @@ def _y_axis(panel: Panel, panels: int, columns: int, palette: Palette) -> dict[s
         return axis | {"visible": False}
     if not panel.log:
         return axis | {"range": list(panel.ends)}
-    ticks = log_ticks(*panel.ends)
     scale = {"type": "log", "range": [math.log10(end) for end in panel.ends]}
-    return axis | scale | {"tickvals": ticks, "ticktext": [number(tick) for tick in ticks]}
+    marks = ticks(*panel.ends, log=True)
+    return axis | scale | {"tickvals": marks, "ticktext": [number(mark) for mark in marks]}
 
 
 def _line(palette: Palette) -> dict[str, Any]:

@@ -13,14 +13,16 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from lldwatch.diagnosis import Diagnosis, Verdict
 from lldwatch.errors import LldwatchError, RunNotFoundError
 from lldwatch.follow import Follower
+from lldwatch.postmortem import events_of
 from lldwatch.run import Run, is_run, list_runs
 from lldwatch.schema import Observation, RunInfo
 
@@ -64,6 +66,7 @@ class Snapshot:
     summary: Summary
     observations: Sequence[Observation] = ()
     verdicts: Sequence[Verdict] = ()
+    events: Sequence[Mapping[str, Any]] = ()
 
 
 class Feed:
@@ -165,6 +168,7 @@ class _Tail:
                 summary=summary,
                 observations=observations,
                 verdicts=tuple(follower.verdicts),
+                events=tuple(events_of(follower.run)),
             )
         except Exception as error:  # whatever is wrong with one run, the others must still be shown
             if not isinstance(error, LldwatchError):

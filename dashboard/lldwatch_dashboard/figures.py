@@ -15,81 +15,129 @@ import plotly.graph_objects as go
 
 from lldwatch.diagnosis import Verdict
 from lldwatch.schema import Observation
-from lldwatch.signals import SIGNALS
+from lldwatch_dashboard import event_marks
 from lldwatch_dashboard import series as numbers
+from lldwatch_dashboard.event_marks import EventMark
 from lldwatch_dashboard.panels import (
     BOTTOM,
     DARK,
-    HEIGHT,
     LANE_HEIGHT,
     LEFT,
     LIGHT,
     PANELS,
-    PLOT_HEIGHT,
+    READINGS,
     RIGHT,
     STAGE_COLOURS,
     TOP,
     Palette,
     axis,
-    domain,
+    sheet_of,
 )
-from lldwatch_dashboard.series import Band, Series
-from lldwatch_dashboard.traces import all_traces
+from lldwatch_dashboard.ruler import IN_WORDS, PLAIN, Ruler, ruler_of
+from lldwatch_dashboard.run_view import RunView
+from lldwatch_dashboard.series import Band, Series, Span
+from lldwatch_dashboard.traces import Canvas, all_traces
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
+WIDE, NARROW = 760.0, 280.0
+"""Pixels that the x axis is taken to have when labels are laid beside each other."""
+
+_SHOWN = frozenset(name for panel in PANELS for name in panel.signals)
 
 
-def run_figure(
-    observations: Sequence[Observation], verdicts: Sequence[Verdict], *, revision: str = "", dark: bool = False
-) -> go.Figure:
-    """All panels of a run.
+def drawn(
+    observations: Sequence[Observation],
+    verdicts: Sequence[Verdict],
+    events: Sequence[EventMark] = (),
+    *,
+    view: RunView | None = None,
+    revision: str = "",
+    dark: bool = False,
+    narrow: bool = False,
+) -> tuple[go.Figure, Canvas]:
+    """All panels of a run, and on what they are drawn.
 
     Args:
         observations: its steps.
         verdicts: one for each of them.
+        events: what befell it.
+        view: how it is looked at.
         revision: as long as it stays the same, a new figure keeps the user's zoom.
         dark: for a dark page.
+        narrow: for a small screen.
     """
-    palette = DARK if dark else LIGHT
-    stages = numbers.bands(verdicts)
-    signals = {name: numbers.measured(observations, SIGNALS[name]) for panel in PANELS for name in panel.signals}
-    layout = _layout(palette, revision)
-    layout["shapes"] = [_band_shape(band) for band in stages]
-    layout["annotations"] = stage_labels(stages, palette) or _healthy(verdicts, palette)
-    layout["xaxis"]["visible"] = bool(observations)
-    if observations:  # markers would push the axis far beyond the steps there are
-        ends = {"clipmin": observations[0].step - 0.5, "clipmax": observations[-1].step + 0.5}
-        layout["xaxis"]["autorangeoptions"] = ends
-    for row, panel in enumerate(PANELS):
-        lines = [signals[name] for name in panel.signals]
-        layout[axis(row).replace("y", "yaxis")] |= _scale(room(lines, panel.log), panel.log)
-        if not any(map(len, lines)):
-            layout["annotations"].append(_not_recorded(row, bool(observations), palette))
+    view = view or RunView()
+    signals = {name: numbers.measured(observations, signal) for name, signal in READINGS.items() if name in _SHOWN}
+    sheet = sheet_of({name for name, line in signals.items() if len(line)})
+    canvas = Canvas(DARK if dark else LIGHT, sheet, ruler_of(observations, view.along), view)
+    layout = _layout(canvas, revision)
+    layout["shapes"], layout["annotations"] = _above(canvas, observations, verdicts, events, NARROW if narrow else WIDE)
+    layout["xaxis"] |= _ends(canvas, observations)
+    for row, panel in enumerate(sheet.panels):
+        lines = [canvas.seen(signals[name]) for name in panel.signals]
+        layout[axis(row).replace("y", "yaxis")] |= _scale(room(lines, panel.log), panel.log, canvas)
+        if not any(len(signals[name]) for name in panel.signals):
+            layout["annotations"].append(_not_recorded(row, bool(observations), canvas))
         elif row == 0:
-            layout["shapes"].append(_zero_line(palette))
-    return go.Figure(data=all_traces(signals, observations, verdicts, palette), layout=layout)
+            layout["shapes"].append(_zero_line(canvas.palette))
+    return go.Figure(data=all_traces(canvas, signals, observations, verdicts, events), layout=layout), canvas
+
+
+def run_figure(observations: Sequence[Observation], verdicts: Sequence[Verdict], *more: Any, **how: Any) -> go.Figure:
+    """The figure alone; see `drawn`."""
+    return drawn(observations, verdicts, *more, **how)[0]
 
 
 def empty_figure() -> go.Figure:
     """What stands there until the run has been read."""
-    return go.Figure(layout=_layout(LIGHT, ""))
+    return go.Figure(layout=_layout(Canvas(LIGHT), ""))
 
 
-def stage_labels(stages: Sequence[Band], palette: Palette) -> list[dict[str, Any]]:
+def _ends(canvas: Canvas, observations: Sequence[Observation]) -> dict[str, Any]:
+    """How far the x axis goes by itself: markers would push it far beyond the steps there are."""
+    if not observations:
+        return {"visible": False}
+    low, high = canvas.ruler.at([observations[0].step - 0.5, observations[-1].step + 0.5]).tolist()
+    return {"visible": True, "autorangeoptions": {"clipmin": low, "clipmax": high}}
+
+
+def _above(
+    canvas: Canvas,
+    observations: Sequence[Observation],
+    verdicts: Sequence[Verdict],
+    events: Sequence[EventMark],
+    width: float,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Stages and events: what goes through all panels, and the words above them."""
+    if not observations:
+        return [], []
+    stages, palette, ruler = numbers.bands(verdicts), canvas.palette, canvas.ruler
+    shapes = [_band_shape(band, ruler, canvas.sheet.plot_height) for band in stages]
+    ends = canvas.span or (observations[0].step - 0.5, observations[-1].step + 0.5)
+    placed = event_marks.lanes(events, ruler, ends, width)
+    shapes += event_marks.lines(events, placed, ruler, palette, canvas.sheet.plot_height)
+    words = stage_labels(stages, palette, ruler, canvas.span) or ([] if stages else _healthy(verdicts, palette))
+    return shapes, words + event_marks.labels(placed, ruler, ends, width, palette)
+
+
+def stage_labels(
+    stages: Sequence[Band], palette: Palette, ruler: Ruler = PLAIN, span: Span | None = None
+) -> list[dict[str, Any]]:
     """The stages in words above the panels, each stage in its own lane; a band close to a labelled one has none."""
     if not stages:
         return []
-    last_step = stages[-1].end
+    first, last = span or (0.0, stages[-1].end)
     labels, labelled = [], dict.fromkeys(STAGE_COLOURS, -np.inf)
     for band in stages:
-        if band.begin - labelled[band.stage] < 0.25 * last_step:
+        begin = max(band.begin, first)
+        if band.end <= first or begin >= last or begin - labelled[band.stage] < 0.25 * (last - first):
             continue
-        labelled[band.stage] = band.begin
-        late = band.begin > 0.7 * last_step
+        labelled[band.stage] = begin
+        late = begin > first + 0.7 * (last - first)
         labels.append(
             {
                 "text": f"{band.stage.label}, known at {band.begin + 0.5:.0f}",
-                "x": band.begin,
+                "x": ruler.place(begin),
                 "xref": "x",
                 "y": 1,
                 "yref": "paper",
@@ -136,21 +184,28 @@ def log_ticks(low: float, high: float) -> list[float]:
     return [tick for tick in ticks if low <= tick <= high]
 
 
-def _scale(ends: list[float], log: bool) -> dict[str, Any]:
+def _scale(ends: list[float], log: bool, canvas: Canvas) -> dict[str, Any]:
+    """Of a y axis; where the reader sees a part, the part fills it."""
     if not ends:
         return {"visible": False}
-    scale: dict[str, Any] = {"visible": True, "autorangeoptions": {"include": ends}}
+    part = canvas.span is not None or canvas.view.clip
+    wide = part and ends[1] - ends[0] > 1e-6 * max(map(abs, ends))  # a line that does not move has no height to fill
+    bounds: dict[str, Any] = {"include": ends}
+    if wide:  # not minallowed and maxallowed, which plotly 3 gets wrong on a log axis
+        bounds |= {"clipmin": ends[0], "clipmax": ends[1]}
+    scale: dict[str, Any] = {"visible": True, "autorangeoptions": bounds}
     if log:
         scale |= {"tickvals": log_ticks(*ends), "ticktext": [f"{tick:g}" for tick in log_ticks(*ends)]}
     return scale
 
 
-def _layout(palette: Palette, revision: str) -> dict[str, Any]:
+def _layout(canvas: Canvas, revision: str) -> dict[str, Any]:
     """Axes and manners of the figure; the empty ones too, so that nothing jumps when the first step comes."""
-    last = axis(len(PANELS) - 1)
-    line = {"gridcolor": palette.grid, "linecolor": palette.grid, "tickfont": {"color": palette.muted}}
+    palette, sheet, along = canvas.palette, canvas.sheet, canvas.ruler.along
+    line: dict[str, Any] = {"gridcolor": palette.grid, "linecolor": palette.grid, "tickfont": {"color": palette.muted}}
+    line["automargin"] = False  # the titles in the page stand where the panels are said to be
     layout: dict[str, Any] = {
-        "height": HEIGHT,
+        "height": sheet.height,
         "margin": {"t": TOP, "b": BOTTOM, "l": LEFT, "r": RIGHT},
         "uirevision": revision or True,
         "paper_bgcolor": "rgba(0,0,0,0)",
@@ -162,21 +217,16 @@ def _layout(palette: Palette, revision: str) -> dict[str, Any]:
         "dragmode": "zoom",
         "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": palette.muted, "activecolor": palette.ink},
         "showlegend": False,
-        "xaxis": {
-            **line,
-            "anchor": last,
-            "title": {"text": "step"},
-            "zeroline": False,
-            "unifiedhovertitle": {},
-            "tickformat": ",d",
-        },
+        "xaxis": {**line, "anchor": axis(len(sheet.panels) - 1), "title": {"text": IN_WORDS[along]}, "zeroline": False},
     }
+    layout["xaxis"] |= {"type": "date", "tickformat": ""} if along == "time" else {"type": "linear", "tickformat": ",d"}
     layout["xaxis"] |= {"showspikes": True, "spikemode": "across", "spikesnap": "hovered data", "spikethickness": 1}
-    layout["xaxis"] |= {"spikecolor": palette.muted, "spikedash": "dot", "unifiedhovertitle": {"text": "step %{x}"}}
-    for row, panel in enumerate(PANELS):
-        scale = {"type": "log"} if panel.log else {"nticks": 5 if panel.height > 60 else 3}
+    over = "%{x|%Y-%m-%d %H:%M:%S}" if along == "time" else f"{along} %{{x}}"
+    layout["xaxis"] |= {"spikecolor": palette.muted, "spikedash": "dot", "unifiedhovertitle": {"text": over}}
+    for row, panel in enumerate(sheet.panels):
+        scale = {"type": "log"} if panel.log else {"type": "linear", "nticks": 5 if panel.height > 60 else 3}
         name = axis(row).replace("y", "yaxis")
-        layout[name] = {**line, **scale, "domain": domain(row), "anchor": "x", "zeroline": False}
+        layout[name] = {**line, **scale, "domain": sheet.domain(row), "anchor": "x", "zeroline": False}
     return layout
 
 
@@ -185,16 +235,16 @@ def _zero_line(palette: Palette) -> dict[str, Any]:
     return {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "yref": "y", "y0": 0, "y1": 0, "line": line, "name": "0"}
 
 
-def _band_shape(band: Band) -> dict[str, Any]:
+def _band_shape(band: Band, ruler: Ruler, height: int) -> dict[str, Any]:
     """From its lane above the panels down through all of them."""
-    lanes = LANE_HEIGHT * (4 - band.stage) / PLOT_HEIGHT
+    lanes = LANE_HEIGHT * (4 - band.stage) / height
     return {
         "type": "rect",
         "name": band.stage.label,
         "layer": "below",
         "xref": "x",
-        "x0": band.begin,
-        "x1": band.end,
+        "x0": ruler.place(band.begin),
+        "x1": ruler.place(band.end),
         "yref": "paper",
         "y0": 0,
         "y1": 1 + lanes,
@@ -204,10 +254,11 @@ def _band_shape(band: Band) -> dict[str, Any]:
     }
 
 
-def _not_recorded(row: int, started: bool, palette: Palette) -> dict[str, Any]:
+def _not_recorded(row: int, started: bool, canvas: Canvas) -> dict[str, Any]:
     """An empty panel says which columns it lacks."""
-    needed = sorted({column for name in PANELS[row].signals for column in SIGNALS[name].requires})
-    lacking = PANELS[row].absent or f"not recorded: needs {' or '.join(needed)}"
+    panel = canvas.sheet.panels[row]
+    needed = sorted({column for name in panel.signals for column in READINGS[name].requires})
+    lacking = panel.absent or f"not recorded: needs {' or '.join(needed)}"
     text = lacking if started else "waiting for the first step"
-    place = {"xref": "paper", "x": 0.5, "yref": "paper", "y": sum(domain(row)) / 2}
-    return {"text": text, "showarrow": False, "font": {"size": 12, "color": palette.muted}, **place}
+    place = {"xref": "paper", "x": 0.5, "yref": "paper", "y": sum(canvas.sheet.domain(row)) / 2}
+    return {"text": text, "showarrow": False, "font": {"size": 12, "color": canvas.palette.muted}, **place}

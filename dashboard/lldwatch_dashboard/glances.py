@@ -88,12 +88,12 @@ class Glances:
 
     Args:
         feed: knows the runs.
-        processes: started at most when there is much to read; 0: none. None: half the cores, at most four.
+        processes: started at most when there is much to read; 0: none. None: one a core, at most four.
     """
 
     def __init__(self, feed: Feed, processes: int | None = None) -> None:
         self._feed = feed
-        self._processes = min(4, max(1, (os.cpu_count() or 1) // 2)) if processes is None else processes
+        self._processes = min(4, os.cpu_count() or 1) if processes is None else processes
         self._lock = threading.Lock()
         self._known: dict[str, _Known] = {}
         self._names: list[str] | None = None
@@ -115,8 +115,9 @@ class Glances:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="lldwatch-glances", daemon=True)
                 self._thread.start()
-        self._first_round.wait(wait_s)
         names = self._feed.names() if self._names is None else self._names
+        if len(names) <= ALONE:
+            self._first_round.wait(wait_s)
         known = [self._known.get(name) for name in names]
         rows = [
             Listed(Summary(name=name, read=False), None) if found is None else found.listed

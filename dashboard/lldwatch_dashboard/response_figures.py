@@ -141,6 +141,8 @@ def _layout(picture: Picture, panels: Sequence[int], palette: Palette) -> dict[s
         last, top = row == len(panels) - 1, 1 - row * (PANEL_HEIGHT + GAP) / whole
         steps = {"range": [picture.steps[0] - 0.5, picture.steps[1] + 0.5], "tickformat": ",d", "zeroline": False}
         layout[across] = {**line, **steps, "anchor": axes(row)[1], "showticklabels": last}
+        if picture.steps[1] - picture.steps[0] < 8:  # plotly would put ticks between the steps
+            steps |= {"tick0": 0, "dtick": 1}
         heights = {"tickvals": [place for place, _ in marks], "ticktext": [text for _, text in marks]}
         domain = [max(0.0, top - PANEL_HEIGHT / whole), min(1.0, top)]
         layout[up] = {**line, **heights, "range": list(picture.places), "zeroline": False, "domain": domain}

@@ -71,7 +71,7 @@ def _key() -> Component:
     """What shades, lines and marks mean."""
     items = {
         "noise": "noise floor: no change",
-        "mark": "NaN or infinite",
+        "odd": "NaN or infinite",
         "region": "listed below",
     }
     return html.Ul([html.Li(text, className=f"key {name}") for name, text in items.items()], className="legend")

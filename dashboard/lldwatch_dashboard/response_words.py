@@ -29,8 +29,14 @@ HOW_TO_READ: Mapping[str, str] = {
 _KNOWN = {CORRECT: "correct", INCORRECT: "incorrect", ZERO: "with advantage 0", UNKNOWN: "not known whether correct"}
 
 
-def summary(kind: Kind, picture: Picture | None) -> list[Component]:
-    """What was compared, and how many responses are in the picture."""
+def summary(kind: Kind, picture: Picture | None, *, probed: bool = True) -> list[Component]:
+    """What was compared, and how many responses are in the picture.
+
+    Args:
+        kind: of change.
+        picture: what is drawn; None: there are no such rows.
+        probed: the run has responses that were scored again.
+    """
     meaning = f"{kind.meaning[:1].upper()}{kind.meaning[1:]}."
     if picture is None:
         return [html.Span(f"{meaning} The run has no responses of this kind: choose another.")]
@@ -47,6 +53,11 @@ def summary(kind: Kind, picture: Picture | None) -> list[Component]:
     if picture.coarse and not picture.progress:
         said.append(
             "The cells are as fine as they are kept for so many responses: zoom in on fewer steps for finer ones."
+        )
+    if not probed:
+        said.append(
+            "This change is what the updates pushed. What they displaced shows when responses are scored again: "
+            "add a LikelihoodProbe to the training loop."
         )
     lines = [html.Span(f"{text} ") for text in said]
     if picture.progress:

@@ -21,6 +21,9 @@ from lldwatch.signals import Signal
 Array = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
 
+Span = tuple[float, float]
+"""The first and the last step of a stretch."""
+
 MAX_POINTS = 2000
 WINDOW = 5
 
@@ -121,9 +124,46 @@ def thin(values: Array, limit: int = MAX_POINTS) -> Indices:
     return keep[keep < count]
 
 
-def edge_marks(series: Series, *, log: bool) -> list[Mark]:
-    """What cannot be drawn on the axis: NaN and infinite values at the top; on a log axis 0 and less at the bottom."""
+def within(series: Series, span: Span | None) -> Series:
+    """The points between two steps, both included; None: all of them."""
+    if span is None:
+        return series
+    low, high = np.searchsorted(series.steps, span[0], "left"), np.searchsorted(series.steps, span[1], "right")
+    return Series(series.steps[low:high], series.values[low:high])
+
+
+def thin_around(series: Series, span: Span | None, limit: int = MAX_POINTS) -> Indices:
+    """As `thin`, with most of the points between two steps: what a reader who has zoomed in looks at.
+
+    A quarter of them is left for what lies outside, so that a reader who moves on does not fall into nothing.
+    """
+    if span is None:
+        return thin(series.values, limit)
+    low, high = np.searchsorted(series.steps, span[0], "left"), np.searchsorted(series.steps, span[1], "right")
+    parts = [(np.intp(0), low, limit // 8), (low, high, limit - 2 * (limit // 8)), (high, len(series), limit // 8)]
+    kept: Indices = np.concatenate([thin(series.values[first:last], share) + first for first, last, share in parts])
+    return kept
+
+
+def usual(series: Series) -> Series:
+    """The points whose values lie between the 1st and the 99th of a hundred."""
     finite = series.values[np.isfinite(series.values)]
+    if not len(finite):
+        return series
+    low, high = np.percentile(finite, [1, 99])
+    return series.at(np.flatnonzero((series.values >= low) & (series.values <= high)))
+
+
+def edge_marks(series: Series, *, log: bool, seen: Series | None = None) -> list[Mark]:
+    """What cannot be drawn on the axis: NaN and infinite values at the top; on a log axis 0 and less at the bottom.
+
+    Args:
+        series: whose marks are wanted.
+        log: the axis is logarithmic.
+        seen: the points that the axis has room for, if not all.
+    """
+    shown = series if seen is None else seen
+    finite = shown.values[np.isfinite(shown.values)]
     drawn = finite[finite > 0] if log else finite
     low, high = (float(drawn.min()), float(drawn.max())) if len(drawn) else (1.0, 1.0)
     low, high = (low / 1.5, high * 1.5) if log else (low, high)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from lldwatch.errors import InputError, RunNotFoundError
 from lldwatch.follow import Follower
 from lldwatch.importers.job import STDIN, Options, import_logs
+from lldwatch.importers.result import Imported
+from lldwatch.importers.tally import Tally, one_line
 from lldwatch.run import Run, is_run
 
 
@@ -33,14 +35,21 @@ def opened(source: str, options: Options) -> Iterator[list[tuple[str, Follower]]
         raise RunNotFoundError(f"{source} does not exist: give a run directory, or the log of another tool")
     with tempfile.TemporaryDirectory(prefix="lldwatch-") as folder:
         runs, tally = import_logs(source, Path(folder, "run"), options)
-        for run in runs:
-            lost = sum(count for count, _ in run.tally.dropped.values())
-            words = f", {lost} rows left out (lldwatch import says why)" if lost else ""
-            sys.stderr.write(f"lldwatch: {run.source} read as {run.format}, because {run.why}{words}\n")
-        for note in tally.notes:
-            sys.stderr.write(f"lldwatch: {note}\n")
-        names = [run.source if len(runs) == 1 else f"{run.source} [{run.name}]" for run in runs]
+        for line in _account(runs, tally):
+            sys.stderr.write(f"lldwatch: {one_line(line)}\n")
+        names = [one_line(run.source if len(runs) == 1 else f"{run.source} [{run.name}]") for run in runs]
         yield [(name, _read(Run(run.path), name)) for name, run in zip(names, runs, strict=True) if run.path]
+
+
+def _account(runs: Sequence[Imported], tally: Tally) -> Iterator[str]:
+    """What was read, and what is worth knowing of it: what files share is said once."""
+    lines: dict[str, None] = {}
+    for run in runs:
+        lost = sum(count for count, _ in run.tally.dropped.values())
+        words = f", {lost} rows or numbers left out (lldwatch import says why)" if lost else ""
+        lines[f"{run.source} read as {run.format}, because {run.why}{words}"] = None
+        lines.update(dict.fromkeys(f"{run.source}: {note}" for note in run.tally.notes))
+    yield from (*lines, *tally.notes)
 
 
 def _read(run: Run, name: str) -> Follower:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from lldwatch.commands.values import add_import_options, import_options
 from lldwatch.diagnosis import Verdict
@@ -17,12 +19,13 @@ from lldwatch.importers.job import STDIN
 from lldwatch.importers.known import names
 from lldwatch.importers.live import LiveImport
 from lldwatch.importers.result import write_account
-from lldwatch.importers.tally import Tally
+from lldwatch.importers.tally import Tally, one_line
 from lldwatch.report import headline
 from lldwatch.run import Run
 from lldwatch.schema import Observation
 
 _POLL_SECONDS = 1.0
+_AT_ONCE = 1024**2
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -56,10 +59,29 @@ def run(options: argparse.Namespace) -> int:
         live.begun.wait()
         if live.error is None:
             _watch(Run(out), live)
-        if live.error is not None:
-            raise live.error
-        write_account([live.record], Tally(), sys.stdout)
+        if live.error is None:
+            write_account([live.record], Tally(), sys.stdout)
+        _read_to_the_end(live)
     return 0
+
+
+def _read_to_the_end(live: LiveImport) -> None:
+    """A pipe that nobody reads any more ends the training that writes it: so it is read, also where nothing is watched.
+
+    Raises:
+        Exception: what ended the watching.
+    """
+    sys.stdout.flush()
+    stream: Any = sys.stdin.buffer if sys.stdin is not None and not sys.stdin.isatty() else io.BytesIO()
+    waiting = stream.read1(_AT_ONCE)
+    if waiting:
+        why = "reading ended early" if live.error is None else one_line(str(live.error))
+        words = "nothing more is watched, and the input is read to its end, so that the training goes on"
+        sys.stderr.write(f"lldwatch: {why}: {words}\n")
+    while waiting:
+        waiting = stream.read1(_AT_ONCE)
+    if live.error is not None:
+        raise live.error
 
 
 def _watch(run: Run, live: LiveImport | None = None) -> int:

@@ -50,7 +50,7 @@ def _rows_below(head: Head, lines: list[Line]) -> Iterator[dict[str, str]]:
 
 def _read(source: Source, tally: Tally) -> Iterator[Entry]:
     entries = _entries(source, tally)
-    return entries if source.path is None else oldest_first(entries, tally)
+    return entries if source.path is None else oldest_first(entries, tally, source.step_column)
 
 
 def _entries(source: Source, tally: Tally) -> Iterator[Entry]:

@@ -174,6 +174,7 @@ def _look_at(path: Path, tally: Tally) -> tuple[Format, str] | None:
     try:
         return recognise(source, Tally())
     except InputError:
+        tally.drop("file of no format that is known", str(path))
         return None
 
 

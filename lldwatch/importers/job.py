@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from lldwatch.importers.write import RunWriter
 from lldwatch.schema import RunInfo
 
 STDIN = "-"
+_NUMBERED = re.compile(r"(?:run|table)[- ]\d+(?:-\d+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,20 +65,25 @@ def import_logs(src: str | Path, out: Path, options: Options | None = None) -> t
         RunExistsError: `out` is there already, and not empty.
     """
     options, tally = options or Options(), Tally()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunExistsError(f"{out} is there already: choose another --out, or remove it")
+    check_free(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".lldwatch-import-", dir=out.parent) as scratch:
         imported = _import_all(_what(str(src), options, tally), Path(scratch), options, tally)
         usable = leave_out_doubles([run for run in imported if run.steps], tally)
         if not usable:
             reasons = [*tally.notes, *tally.reasons, *(line for run in imported for line in _reasons(run))]
-            raise InputError(f"{src} holds no usable step: {'; '.join(reasons[:3]) or 'it has no metrics'}")
+            raise InputError(f"{src} holds no usable step: {'; '.join(reasons[:3]) or _nothing(options)}")
         for run in imported:
             if not run.steps:
                 tally.note(f"{run.source} ({run.format}) holds no usable step: {'; '.join(_reasons(run)[:2])}")
         _put_in_place(usable, out)
     return usable, tally
+
+
+def check_free(out: Path) -> None:
+    """Raises RunExistsError where a run cannot be written."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunExistsError(f"{out} is there already: choose another --out, or remove it")
 
 
 def _import_all(what: list[Found], scratch: Path, options: Options, tally: Tally) -> list[Imported]:
@@ -90,6 +97,10 @@ def _import_all(what: list[Found], scratch: Path, options: Options, tally: Tally
                 raise
             tally.note(f"{found.source}: left out: {error}")
     return imported
+
+
+def _nothing(options: Options) -> str:
+    return "it has no metrics" if options.format == "auto" else f"nothing in it is {options.format}: try auto"
 
 
 def _reasons(run: Imported) -> list[str]:
@@ -107,6 +118,8 @@ def _what(src: str, options: Options, tally: Tally) -> list[Found]:
         return found
     if not path.exists():
         raise InputError(f"{path} does not exist: give a log, a folder, or - for standard input")
+    if not path.is_file():
+        raise InputError(f"{path} can be read only once: pipe it in, and give - (zcat log.gz | lldwatch diagnose -)")
     rows = None if isinstance(chosen, Format) else rows_of(path, tally)
     if rows is not None and chosen in (None, rows.format):
         steps = {step: [part] for step, part in rows.steps.items()}
@@ -126,7 +139,7 @@ def _import_one(found: Found, scratch: Path, options: Options) -> list[Imported]
     if sources and fmt is None:
         fmt, why = recognise(sources[0], tally)
     about = _about(fmt, found, sources)
-    steps = _guarded(_steps(fmt, sources, options, tally), tally)
+    steps = guarded(_steps(fmt, sources, options, tally), tally)
     writers: dict[str, RunWriter] = {}
     for step, tables in with_rows(steps, found, tally):
         if step.run not in writers:
@@ -135,11 +148,17 @@ def _import_one(found: Found, scratch: Path, options: Options) -> list[Imported]
     name = getattr(fmt or found.rows_format, "name", "")
     made = []
     for run, writer in writers.items():
-        record = Imported(writer.path, run or found.name, found.source, name, why, tally=tally)
-        record.take(writer)
+        record = Imported(writer.path, _name_of(run, found), found.source, name, why, tally=tally)
+        record.take(writer.written)
+        record.tables = writer.tables
         writer.close(account_of(record))
         made.append(record)
     return made or [Imported(None, found.name, found.source, name, why, tally=tally)]
+
+
+def _name_of(run: str, found: Found) -> str:
+    """The name that the source gives; of runs that are only numbered, with that of the source, as others have such."""
+    return f"{found.name}-{run}" if _NUMBERED.fullmatch(run) else run or found.name
 
 
 def _steps(fmt: Format | None, sources: list[Source], options: Options, tally: Tally) -> Iterator[Step]:
@@ -163,10 +182,10 @@ def steps_of(
 ) -> Iterator[Step]:
     """Entries of a format as observations, by its own names and then by those of the others."""
     tables = [fmt.metrics, *(other.metrics for other in FORMATS if other is not fmt), *TABLES]
-    return Steps(lookup(tables, options.own), tally, fmt.derive, at_once).of(entries)
+    return Steps(lookup(tables, options.own), tally, fmt.derive, at_once, options.own).of(entries)
 
 
-def _guarded(steps: Iterator[Step], tally: Tally) -> Iterator[Step]:
+def guarded(steps: Iterator[Step], tally: Tally) -> Iterator[Step]:
     """What a reader did not foresee ends the reading, not the import: what stands before is used."""
     try:
         yield from steps

@@ -93,7 +93,7 @@ def _closed(text: str) -> str:
 def _read(source: Source, tally: Tally) -> Iterator[Entry]:
     rows = _lines(source, tally) if _is_lines(source) else rows_in(source.document(tally), tally)
     entries = _entries(rows, source.step_column, tally)
-    return entries if source.path is None else oldest_first(entries, tally)
+    return entries if source.path is None else oldest_first(entries, tally, source.step_column)
 
 
 def _lines(source: Source, tally: Tally) -> Iterator[Row]:

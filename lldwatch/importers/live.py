@@ -7,11 +7,12 @@ from pathlib import Path
 
 from lldwatch.errors import InputError
 from lldwatch.importers.format import Format
-from lldwatch.importers.job import Options, steps_of
+from lldwatch.importers.job import Options, check_free, guarded, steps_of
 from lldwatch.importers.known import by_name
 from lldwatch.importers.recognise import recognise
 from lldwatch.importers.result import Imported, account_of
 from lldwatch.importers.source import Source
+from lldwatch.importers.write import Written
 from lldwatch.recorder import Recorder
 from lldwatch.schema import RunInfo
 
@@ -36,6 +37,7 @@ class LiveImport:
         self.error: Exception | None = None
         self.record = Imported(out, "run", "standard input", options.format, "you said so")
         self._out, self._options = out, options
+        self._written = Written()
         threading.Thread(target=self._run, name="lldwatch-import", daemon=True).start()
 
     def _run(self) -> None:
@@ -46,6 +48,7 @@ class LiveImport:
         self.begun.set()
 
     def _read(self) -> None:
+        check_free(self._out)  # before the training has run for hours
         source, tally = Source(None), self.record.tally
         source.step_column = self._options.step_column
         fmt = _chosen(self._options.format)
@@ -64,13 +67,17 @@ class LiveImport:
     def _record(self, fmt: Format, source: Source, recorder: Recorder) -> None:
         record, before = self.record, ("", 0)
         entries = fmt.read(source, record.tally)
-        for step in steps_of(fmt, entries, self._options, record.tally, at_once=fmt.whole_steps):
-            if (step.run, step.attempt) != before and record.steps:
+        steps = steps_of(fmt, entries, self._options, record.tally, at_once=fmt.whole_steps)
+        attempt = 0
+        for number, step in enumerate(guarded(steps, record.tally), 1):
+            if (step.run, step.attempt) != before and number > 1:
                 recorder.new_attempt(step.observation.step - 1)
+                attempt += 1
             before = step.run, step.attempt
             recorder.record(step.observation)
-            record.steps += 1
-            if record.steps % _FLUSH_STEPS == 0:
+            self._written.add(step.observation, attempt)
+            record.take(self._written)
+            if number % _FLUSH_STEPS == 0:
                 recorder.flush()  # a stream may come faster than the disk takes it, and nothing is to be dropped
 
 

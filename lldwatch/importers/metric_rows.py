@@ -12,8 +12,8 @@ from itertools import chain, islice, pairwise
 from typing import Any
 
 from lldwatch.importers.format import Entry
-from lldwatch.importers.names import lookup, step_of
-from lldwatch.importers.numbers import number, whole
+from lldwatch.importers.names import STEPS, lookup, step_of
+from lldwatch.importers.numbers import number, number_in, whole
 from lldwatch.importers.tally import Tally
 from lldwatch.importers.trainers import TABLES
 from lldwatch.inputs import SCALARS
@@ -115,7 +115,16 @@ def entry_of(values: Mapping[str, Any], step_column: str | None, where: str, tal
         if isinstance(kind, str) and _NO_TRAINING.match(kind):
             tally.drop(f"row whose {key} is {kind[:40]}", where)
             return None
-    return Entry(step_of(values, step_column), values, where, time=time_of(values))
+    step = step_of(values, step_column)
+    if step is None and _is_below_zero(values, step_column):
+        tally.drop("row of a step below 0", where)
+        return None
+    return Entry(step, values, where, time=time_of(values))
+
+
+def _is_below_zero(values: Mapping[str, Any], step_column: str | None) -> bool:
+    names = STEPS if step_column is None else (step_column,)
+    return any((number_in(values, name) or 0.0) < 0 for name in names if name in values)
 
 
 def time_of(values: Mapping[str, Any]) -> float | None:
@@ -123,12 +132,21 @@ def time_of(values: Mapping[str, Any]) -> float | None:
     return next((time for name in TIMES if name in values and (time := _time(values[name])) is not None), None)
 
 
-def oldest_first(entries: Iterator[Entry], tally: Tally) -> Iterator[Entry]:
-    """The entries of a table, turned round if it has its newest row on top; says so where it has no steps."""
+def oldest_first(entries: Iterator[Entry], tally: Tally, step_column: str | None = None) -> Iterator[Entry]:
+    """The entries of a table, turned round if it has its newest row on top; says so where it has no steps.
+
+    Args:
+        entries: of the table.
+        tally: is told.
+        step_column: the user's choice, by which the steps were looked for.
+    """
     head = list(islice(entries, _LOOK_AT))
     steps = [entry.step for entry in head if entry.step is not None]
     if head and not steps:
-        tally.note("no column says the step: rows are counted, from 1 (--step-column names it)")
+        if step_column is None:
+            tally.note("no column says the step: rows are counted, from 1 (--step-column names it)")
+        else:
+            tally.note(f"--step-column {step_column}: no row has a step of that name, so that rows are counted, from 1")
     falling = len(steps) >= 3 and steps[0] > steps[-1] and all(a >= b for a, b in pairwise(steps))
     if not falling:
         yield from chain(head, entries)

@@ -65,7 +65,8 @@ def _read(source: Source, tally: Tally) -> Iterator[Entry]:
             tally.drop("table without a metric of a training", f"table headed {', '.join(table[0][:4])}"[:80])
             continue
         number += 1
-        yield from oldest_first(_entries(table, number, source.step_column, tally), tally)
+        entries = _entries(table, number, source.step_column, tally)
+        yield from oldest_first(entries, tally, source.step_column)
     if not number:
         yield from _printed(texts, source.step_column, tally)
 

@@ -81,7 +81,7 @@ def _slashed(path: str) -> str:
 
 
 def _read(source: Source, tally: Tally) -> Iterator[Entry]:
-    return oldest_first(_entries(source, tally), tally)
+    return oldest_first(_entries(source, tally), tally, source.step_column)
 
 
 def _entries(source: Source, tally: Tally) -> Iterator[Entry]:

@@ -40,7 +40,10 @@ def recognise(source: Source, tally: Tally) -> tuple[Format, str]:
                 for kept in reversed([*before, line] if len(line.text) > _SHORT else before):
                     source.unread(kept)
                 return found, f'line {line.number} reads "{one_line(line.text.strip()[:60])}"'
-    raise InputError(f"{source.name} {_what_it_is(source)}: name its format, one of {', '.join(names())}")
+    raise InputError(
+        f"{source.name} {_what_it_is(source)}: name its format, one of {', '.join(names())} "
+        "(json, csv and parquet take names of any program: --map reward=THEIRS)"
+    )
 
 
 def _format_of(text: str) -> Format | None:

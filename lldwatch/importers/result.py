@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 from lldwatch.importers.tally import Tally, one_line
 from lldwatch.importers.trainers import TABLES
-from lldwatch.importers.write import RunWriter
+from lldwatch.importers.write import Written
 from lldwatch.signals import SIGNALS
 
 _LOGGED = {ours for table in TABLES for ours in table.values()}
@@ -44,10 +44,10 @@ class Imported:
     tables: dict[str, int] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
 
-    def take(self, writer: RunWriter) -> None:
+    def take(self, written: Written) -> None:
         """What was written."""
-        self.steps, self.first, self.last = writer.steps, writer.first, writer.last
-        self.measured, self.tables = writer.measured - {"step", "time"}, writer.tables
+        self.steps, (self.first, self.last) = len(written), written.ends
+        self.measured = written.measured - {"step", "time"}
 
     @property
     def lacking(self) -> list[str]:
@@ -73,16 +73,16 @@ class Imported:
 def account_of(run: Imported) -> str:
     """Where a run comes from and what was left out, for its event."""
     lost = "; ".join((*run.tally.reasons, *run.tally.notes)) or "nothing"
-    return f"from {run.source}, read as {run.format}; left out or worth knowing: {lost}"
+    return one_line(f"from {run.source}, read as {run.format}; left out or worth knowing: {lost}")
 
 
 def write_account(runs: list[Imported], tally: Tally, out: TextIO) -> None:
     """The summary of an import for a person at a terminal."""
     last: Tally | None = None
     for run in runs:
-        print(f"{run.source}: {run.format}, because {run.why}", file=out)
+        print(one_line(f"{run.source}: {run.format}, because {run.why}"), file=out)
         rows = "".join(f", {count:,} rows of {table}" for table, count in run.tables.items())
-        print(f"  run       {run.path}: {run.steps:,} steps, {run.first} to {run.last}{rows}", file=out)
+        print(f"  run       {run.path}: {_steps(run)}{rows}", file=out)
         print(f"  found     {', '.join(sorted(run.measured))}", file=out)
         hooks = len(run.lacking) - len(run.lacking_here)
         more = f" and {hooks} signals that only lldwatch's own hooks record" if hooks else ""
@@ -91,6 +91,12 @@ def write_account(runs: list[Imported], tally: Tally, out: TextIO) -> None:
             _write_tally(run.tally, out)
         last = run.tally
     _write_tally(tally, out)
+
+
+def _steps(run: Imported) -> str:
+    if not run.steps:
+        return "no step"
+    return f"{run.steps:,} steps, {run.first} to {run.last}" if run.steps > 1 else f"1 step, {run.first}"
 
 
 def _write_tally(tally: Tally, out: TextIO) -> None:

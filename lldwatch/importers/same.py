@@ -37,11 +37,17 @@ def leave_out_doubles(runs: list[Imported], tally: Tally) -> list[Imported]:
         if double is None:
             kept.append((run, rewards))
         else:
-            tally.note(f"{run.source} ({run.format}) is the same run as {double.source}, which tells more: left out")
+            what = f"{run.source} ({run.format}{_which(run, runs)})"
+            tally.note(f"{what} is the same run as {double.source}{_which(double, runs)}, which tells more: left out")
             assert run.path is not None
             shutil.rmtree(run.path)
     remaining = [run for run, _ in kept]
     return [run for run in runs if run in remaining]
+
+
+def _which(run: Imported, runs: list[Imported]) -> str:
+    """Which run of its source, where that holds several."""
+    return f", {run.name}" if sum(one.source == run.source for one in runs) > 1 else ""
 
 
 def _order(run: Imported) -> tuple[bool, int, bool, int]:

@@ -129,6 +129,8 @@ class Source:
     def _open(self) -> AbstractContextManager[Any]:
         """What bytes come from; standard input goes on where it is, and is not closed."""
         if self.path is None:
+            if sys.stdin is None:
+                raise InputError("standard input is closed: there is nothing to import")
             return nullcontext(sys.stdin.buffer)
         return gzip.open(self.path) if self.path.suffix == ".gz" else open(self.path, "rb")
 

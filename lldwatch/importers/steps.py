@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from lldwatch.importers.format import Entry
@@ -15,6 +16,9 @@ from lldwatch.importers.names import STEPS, Lookup
 from lldwatch.importers.numbers import number
 from lldwatch.importers.tally import Tally
 from lldwatch.schema import Observation, columns_of
+
+_TOLD_RETURNS = 5
+"""Of so many it is said where they are; of more, how many there were."""
 
 MOST_RETURNS = 200
 """Times that a step number may go back within a source; rows that do so after that are in no order, and left out."""
@@ -72,12 +76,21 @@ class Steps:
         derive: more fields from their numbers.
         at_once: give each entry at once, for a live stream whose entries are whole steps; what repeats a step that was
             given is left out.
+        own: the user's names that `lookup` knows: those that no row has are noted.
     """
 
-    def __init__(self, lookup: Lookup, tally: Tally, derive: Derive | None = None, at_once: bool = False) -> None:
+    def __init__(
+        self,
+        lookup: Lookup,
+        tally: Tally,
+        derive: Derive | None = None,
+        at_once: bool = False,
+        own: Mapping[str, str] | None = None,
+    ) -> None:
         self._lookup, self._tally, self._derive, self._at_once = lookup, tally, derive, at_once
         self._courses: dict[str, _Course] = {}
         self._returns = 0
+        self._unmet = dict(own or {})
 
     def of(self, entries: Iterable[Entry]) -> Iterator[Step]:
         """The observations, in the order of the entries."""
@@ -101,6 +114,16 @@ class Steps:
                 yield from self._close(course)
         for course in self._courses.values():
             yield from self._close(course)
+        self._sum_up()
+
+    def _sum_up(self) -> None:
+        """What can be said only now that all was read."""
+        if self._returns > _TOLD_RETURNS:
+            self._tally.note(f"the step goes back {self._returns} times in all: are the rows in no order?")
+        for ours, theirs in self._unmet.items():
+            close = get_close_matches(theirs, self._tally.unmapped, 1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            self._tally.note(f"--map {ours}={theirs}: no row has {theirs}{hint}, so that {ours} is missing")
 
     def _fields(self, entry: Entry) -> tuple[dict[str, tuple[int, float]], dict[str, float]] | None:
         """(preference, number) by our names, and all numbers by theirs; None if there is nothing for us."""
@@ -109,6 +132,8 @@ class Steps:
         strangers = []
         for key, value in entry.values.items():
             found = self._lookup(key)
+            if found is not None and self._unmet:
+                self._unmet.pop(found[1], None)
             try:
                 given = number(value)
             except ValueError:
@@ -153,10 +178,11 @@ class Steps:
         self._returns += 1
         if step <= max(course.first, 1):
             course.part, course.attempt, course.first = course.part + 1, 0, step
-            self._tally.note(f"{where}: the step goes back from {course.step} to {step}: another run begins")
+            words = "another run begins"
         else:
             course.attempt += 1
             words = "resumed from a checkpoint, what is repeated replaces what stood there"
+        if self._returns <= _TOLD_RETURNS:
             self._tally.note(f"{where}: the step goes back from {course.step} to {step}: {words}")
 
     def _close(self, course: _Course) -> Iterator[Step]:

@@ -34,15 +34,20 @@ METRICS = {
 }
 """TRL's names; integrations differ: `completion_length` and `clip_ratio` are those before 0.17."""
 
+_KEYS = re.compile(r'"(?:log_history|global_step|best_model_checkpoint)"\s*:')
+_OWN_KEYS = re.compile(r'"(?:log_history|best_model_checkpoint)"\s*:')
 _HISTORY = re.compile(r'"log_history"\s*:\s*\[')
 _BETWEEN = re.compile(r"[\s,]*")
 
 
 def _recognise(source: Source) -> str | None:
-    if source.is_text and re.search(r'"(log_history|global_step|best_model_checkpoint)"\s*:', source.opening):
-        named = source.path is not None and source.path.name == "trainer_state.json"
-        return "it is named trainer_state.json" if named else "it has the keys of transformers' TrainerState"
-    return None
+    named = source.path is not None and source.path.name == "trainer_state.json"
+    if not source.is_text or not _KEYS.search(source.opening):
+        return None
+    if named:
+        return "it is named trainer_state.json"
+    # other loops call their step global_step as well: that alone is no TrainerState
+    return "it has the keys of transformers' TrainerState" if _OWN_KEYS.search(source.opening) else None
 
 
 def _read(source: Source, tally: Tally) -> Iterator[Entry]:

@@ -5,6 +5,8 @@ Rejected: the `Recorder`, which drops what comes faster than its disk takes it: 
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from datetime import UTC, datetime
@@ -21,6 +23,35 @@ _STEPS_PER_PART = 5000
 _ROWS_PER_PART = 200_000
 
 
+class Written:
+    """Which steps a run has. What a resumed training made again counts once.
+
+    Attributes:
+        measured: fields of `Observation` that had a value at least once.
+    """
+
+    def __init__(self) -> None:
+        self.measured: set[str] = set()
+        self._steps = array("q")
+        self._attempt = 0
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    @property
+    def ends(self) -> tuple[int | None, int | None]:
+        """The first and the last step; None if there is none."""
+        return (self._steps[0], self._steps[-1]) if self._steps else (None, None)
+
+    def add(self, observation: Observation, attempt: int) -> None:
+        """Another step; those of earlier attempts that stand at it or behind it are replaced."""
+        if attempt != self._attempt:
+            del self._steps[bisect_left(self._steps, observation.step) :]
+            self._attempt = attempt
+        self._steps.append(observation.step)
+        self.measured.update(name for name, value in observation.as_dict().items() if value is not None)
+
+
 class RunWriter:
     """Writes one run.
 
@@ -29,19 +60,13 @@ class RunWriter:
         info: what `run.json` says; start and end are taken from the steps where these have a time.
 
     Attributes:
-        steps: observations so far.
-        first: the smallest step.
-        last: the largest one.
-        measured: fields of `Observation` that had a value at least once.
+        written: the steps so far.
         tables: rows so far, by table.
     """
 
     def __init__(self, path: Path, info: RunInfo) -> None:
         self.path, self.info = path, info
-        self.steps = 0
-        self.first: int | None = None
-        self.last: int | None = None
-        self.measured: set[str] = set()
+        self.written = Written()
         self.tables: dict[str, int] = {}
         self._observations: list[Observation] = []
         self._rows: dict[str, list[pa.RecordBatch]] = {}
@@ -54,7 +79,8 @@ class RunWriter:
             self._flush()
             self.info = replace(self.info, attempt=attempt, resumed_from=observation.step - 1)
             self._number = 0
-        self._look_at(observation)
+        self.written.add(observation, attempt)
+        self._date(observation)
         self._observations.append(observation)
         for name in {table.TABLE for table in tables}:
             batch = rows_batch(name, observation.step, [table for table in tables if name == table.TABLE])
@@ -71,13 +97,7 @@ class RunWriter:
         self._write("events", pa.Table.from_batches([one_row(Event(step=-1, kind="import", detail=words))]))
         (self.path / INFO_FILE).write_text(self.info.to_json(), encoding="utf-8", errors="replace")
 
-    def _look_at(self, observation: Observation) -> None:
-        self.steps += 1
-        self.first = observation.step if self.first is None else min(self.first, observation.step)
-        self.last = observation.step if self.last is None else max(self.last, observation.step)
-        for name, value in observation.as_dict().items():
-            if value is not None:
-                self.measured.add(name)
+    def _date(self, observation: Observation) -> None:
         when = _iso(observation.time)
         if when is not None:
             self.info = replace(self.info, started=self.info.started or when, ended=when)

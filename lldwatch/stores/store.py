@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple, TypeGuard
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
@@ -90,7 +90,9 @@ class Store:
                 return {}
         files = [info for info in found if info.type == fs.FileType.File]
         start = len(self._root) + 1
-        return {info.path[start:]: Entry(info.size or 0, info.mtime_ns or 0) for info in files}
+        entries = {info.path[start:]: Entry(info.size or 0, info.mtime_ns or 0) for info in files}
+        # a key may be anything, and readers make a local path of it
+        return {name: entry for name, entry in entries.items() if ".." not in name.split("/")}
 
     def read(self, name: str) -> bytes:
         """A whole file.
@@ -153,7 +155,8 @@ def _opened(url: str) -> tuple[Any, str]:
     ):
         options["region"] = _region(bucket)
     if parts.username:
-        options |= {"access_key": parts.username, "secret_key": parts.password}
+        # a secret may hold what a URL cannot, and is percent-encoded then
+        options |= {"access_key": unquote(parts.username), "secret_key": unquote(parts.password or "")}
     retry = fs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS)
     limits = {"retry_strategy": retry, "connect_timeout": _CONNECT_SECONDS, "request_timeout": _STALL_SECONDS}
     try:

@@ -16,6 +16,13 @@ pytest.importorskip("dash")
 WriteRun = Callable[..., Path]
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What is kept of runs that were read, away from the user's own."""
+    monkeypatch.setenv("LLDWATCH_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     folder = tmp_path / "runs"

@@ -55,16 +55,22 @@ def prop(id_: str, name: str, value: Any = None) -> dict[str, Any]:
 
 
 def open_page(client: FlaskClient, pathname: str) -> str:
-    answer, _ = call(client, prop("page", "children"), [prop("url", "pathname", pathname)])
+    address, search = [prop("url", "pathname", pathname)], [prop("url", "search", "")]
+    answer, _ = call(client, prop("page", "children"), address, search)
     assert answer.status_code == 200
     return answer.data.decode()
 
 
-def look_at_run(client: FlaskClient, name: str, shown: Any = None) -> Any:
-    outputs = [prop("run-figure", "figure"), prop("findings", "children"), prop("about", "children")]
+def look_at_run(
+    client: FlaskClient, name: str, shown: Any = None, *, search: str = "", relayout: Any = None, pulse: Any = None
+) -> Any:
+    outputs = [prop("run-figure", "figure"), prop("run-figure", "style")]
+    parts = ("findings", "about", "run-titles", "run-absent", "run-key", "run-ways")
+    outputs += [*(prop(part, "children") for part in parts), prop("run-shown", "data")]
     state = [prop("run-name", "data", name), prop("run-shown", "data", shown)]
-    pulse = [prop("run-pulse", "data", {"tick": 1, "dark": False})]
-    return call(client, [*outputs, prop("run-shown", "data")], pulse, state)
+    state.append(prop("run-figure", "relayoutData", relayout))
+    inputs = [prop("run-pulse", "data", {"tick": 1, "dark": False} | (pulse or {})), prop("run-url", "search", search)]
+    return call(client, outputs, inputs, state)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +132,24 @@ def test_an_update_leaves_the_ranges_of_the_axes_to_the_user(client: FlaskClient
     assert ("layout", "shapes") in places
     assert not {("layout",), ("layout", "xaxis"), ("layout", "yaxis")} & places
     assert not any({"range", "autorange"} & set(place) for place in places)
+
+
+def ranges(answer: Any) -> list[Any]:
+    operations = answer["response"]["run-figure"]["figure"]["operations"]
+    return [each["params"]["value"] for each in operations if each["location"] == ["layout", "xaxis", "range"]]
+
+
+def test_a_link_moves_the_axis_and_the_users_own_zoom_does_not(client: FlaskClient, write_run: WriteRun) -> None:
+    write_run("a", range(1, 30))
+    _, linked = look_at_run(client, "a", search="?steps=10~20")
+    assert ranges(linked) == [[10, 20]]
+    zoom = {"xaxis.range[0]": 10, "xaxis.range[1]": 20}
+    _, whole = look_at_run(client, "a")
+    _, zoomed = look_at_run(client, "a", whole["response"]["run-shown"]["data"], search="?steps=10~20", relayout=zoom)
+    assert ranges(zoomed) == []
+    write_run("a", range(30, 32), resume=True)
+    _, live = look_at_run(client, "a", zoomed["response"]["run-shown"]["data"], search="?steps=10~20", relayout=zoom)
+    assert ranges(live) == []
 
 
 def test_a_run_deleted_under_the_eyes_is_said(client: FlaskClient, root: Path, write_run: WriteRun) -> None:

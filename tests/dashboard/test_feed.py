@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lldwatch import Monitor, RunNotFoundError, Stage
+from lldwatch import Monitor, RunNotFoundError
 from lldwatch.run import Run
 from lldwatch_dashboard import feed as feed_module
 from lldwatch_dashboard.feed import Feed, Snapshot
@@ -46,7 +46,6 @@ def test_what_has_not_changed_is_not_read_again(
     first = feed.snapshot("a")
     monkeypatch.setattr(Run, "poll", lambda self: pytest.fail("it was read again"))
     assert feed.snapshot("a") is first
-    assert feed.summaries() == [first.summary]
 
 
 def test_a_resumed_training_replaces_the_steps_it_repeats(root: Path, write_run: WriteRun) -> None:
@@ -65,9 +64,9 @@ def test_a_deleted_run_is_gone_and_another_one_in_its_place_is_read_anew(
 ) -> None:
     write_run("a", range(1, 9))
     feed = Feed(root, rescan_s=0)
-    assert len(feed.summaries()) == 1
+    assert feed.names() == ["a"]
     shutil.rmtree(root / "a")
-    assert feed.summaries() == []
+    assert feed.names() == []
     with pytest.raises(RunNotFoundError, match="no run 'a'"):
         feed.snapshot("a")
     change_info(write_run("a", range(1, 3)), started="2001-01-01T00:00:00+00:00")
@@ -85,19 +84,14 @@ def test_a_run_replaced_between_two_looks_is_read_anew(
     assert steps(feed.snapshot("a")) == [1, 2]
 
 
-def test_a_run_that_cannot_be_read_says_why_and_leaves_the_others_alone(
-    root: Path, write_run: WriteRun, change_info: Callable[..., None]
-) -> None:
-    write_run("good", range(1, 3))
+def test_a_run_that_cannot_be_read_says_why(root: Path, write_run: WriteRun, change_info: Callable[..., None]) -> None:
     change_info(write_run("newer", range(1, 3)), schema_version=99)
     damaged = write_run("damaged", range(1, 3))
     next((damaged / "steps").glob("*.parquet")).write_bytes(b"not a table")
-    summaries = {summary.name: summary for summary in Feed(root).summaries()}
-    assert summaries["good"].error is None
-    assert summaries["good"].last is not None
-    assert "update lldwatch" in str(summaries["newer"].error)
-    assert summaries["damaged"].error is None
-    assert "cannot be read" in summaries["damaged"].problems[0]
+    feed = Feed(root)
+    assert "update lldwatch" in str(feed.snapshot("newer").summary.error)
+    assert feed.snapshot("damaged").summary.error is None
+    assert "cannot be read" in feed.snapshot("damaged").summary.problems[0]
 
 
 def test_an_error_nobody_thought_of_is_said_too(
@@ -112,37 +106,20 @@ def test_an_error_nobody_thought_of_is_said_too(
     assert Feed(root).snapshot("a").summary.error == "'surprise'"
 
 
-def test_only_so_many_runs_are_kept_in_memory_and_all_are_listed(root: Path, write_run: WriteRun) -> None:
+def test_only_so_many_runs_are_kept_in_memory(root: Path, write_run: WriteRun) -> None:
     for number in range(5):
         write_run(f"run-{number}", range(1, 3))
     feed = Feed(root, kept=2)
-    assert len(feed.summaries(budget_s=60)) == 5
+    assert [steps(feed.snapshot(name)) for name in feed.names()] == [[1, 2]] * 5
     assert len(feed._tails) == 2
-    assert steps(feed.snapshot("run-0")) == [1, 2]
-
-
-def test_without_time_what_is_not_known_yet_is_listed_as_such(root: Path, write_run: WriteRun) -> None:
-    write_run("a", range(1, 3))
-    feed = Feed(root)
-    assert [summary.read for summary in feed.summaries(budget_s=0)] == [False]
-    assert [summary.read for summary in feed.summaries()] == [True]
 
 
 def test_a_folder_that_does_not_exist_yet_has_no_runs(tmp_path: Path) -> None:
     feed = Feed(tmp_path / "later", rescan_s=0)
-    assert feed.summaries() == []
+    assert feed.names() == []
     with Monitor(tmp_path / "later" / "a") as monitor:
         monitor.step(1, reward=0.5)
-    assert [summary.name for summary in feed.summaries()] == ["a"]
-
-
-def test_dead_runs_stand_first(root: Path, write_run: WriteRun, change_info: Callable[..., None]) -> None:
-    write_run("a-healthy", range(1, 3))
-    change_info(write_run("b-newer", range(1, 3)), schema_version=99)
-    write_run("c-dead", range(1, 9), loss=float("nan"))
-    summaries = Feed(root).summaries()
-    assert [summary.name for summary in summaries] == ["c-dead", "b-newer", "a-healthy"]
-    assert summaries[0].diagnosis.stage is Stage.COLLAPSE
+    assert feed.names() == ["a"]
 
 
 @pytest.mark.parametrize("name", ["..", "../secret", "a/../../secret", "/etc", "nothing", "a\0b", "x" * 5000, "link"])
@@ -157,7 +134,7 @@ def test_nothing_outside_of_the_root_is_looked_at(name: str, root: Path, write_r
 def test_the_root_itself_may_be_a_run(root: Path, write_run: WriteRun) -> None:
     write_run("a", range(1, 3))
     feed = Feed(root / "a")
-    assert [summary.name for summary in feed.summaries()] == ["."]
+    assert feed.names() == ["."]
     assert steps(feed.snapshot(".")) == [1, 2]
 
 
@@ -167,7 +144,8 @@ def test_many_threads_may_look_at_once(root: Path) -> None:
     def look() -> None:
         try:
             for _ in range(30):
-                feed.summaries()
+                feed.names()
+                feed.snapshot("b")
                 seen.append(len(feed.snapshot("a").observations))
         except Exception as error:
             failures.append(error)

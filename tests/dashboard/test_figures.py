@@ -8,10 +8,10 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from lldwatch import SIGNALS, Observation, Stage
+from lldwatch import Observation, Stage
 from lldwatch.diagnosis import Verdict
 from lldwatch_dashboard.figures import empty_figure, log_ticks, room, run_figure, stage_labels
-from lldwatch_dashboard.panels import HEIGHT, LIGHT, PANELS, TOP, axis, domain, panel_tops
+from lldwatch_dashboard.panels import ALWAYS, LIGHT, PANELS, READINGS, TOP, Sheet, axis, left_out, sheet_of
 from lldwatch_dashboard.series import MAX_POINTS, Band, Series
 
 
@@ -27,6 +27,10 @@ def observation(step: int, **columns: Any) -> Observation:
         "cross_update_error": 0.002,
         "noise_floor": 0.001,
         "llds_coefficient": 0.0,
+        **dict.fromkeys(("post_update_correct", "post_update_incorrect", "lagged_change_10"), -0.01),
+        **dict.fromkeys(("fixed_anchor_change", "kl", "clip_fraction"), 0.1),
+        "response_length": 20.0,
+        "updates_per_batch": 4,
     }
     return Observation(step=step, **{**healthy, **change, **columns})
 
@@ -46,18 +50,19 @@ def test_every_signal_of_every_panel_is_drawn_raw_and_as_a_mean() -> None:
 
 
 def test_panels_name_known_signals_and_the_headline_is_the_tallest() -> None:
-    assert {name for panel in PANELS for name in panel.signals} <= set(SIGNALS)
+    assert {name for panel in PANELS for name in panel.signals} <= set(READINGS)
     assert PANELS[0].signals[0] == "cross_update_change"
     assert PANELS[0].height > max(panel.height for panel in PANELS[1:])
 
 
 def test_panels_lie_below_each_other_within_the_figure() -> None:
-    places = [domain(row) for row in range(len(PANELS))]
+    sheet = Sheet(PANELS)
+    places = [sheet.domain(row) for row in range(len(PANELS))]
     assert places[0][1] <= 1
     assert places[-1][0] == pytest.approx(0)
     assert all(below[1] < above[0] for above, below in itertools.pairwise(places))
-    assert panel_tops()[0] == TOP
-    assert panel_tops()[-1] + PANELS[-1].height < HEIGHT
+    assert sheet.tops()[0] == TOP
+    assert sheet.tops()[-1] + PANELS[-1].height < sheet.height
 
 
 def test_the_stage_is_a_band_behind_all_panels_and_is_named() -> None:
@@ -110,7 +115,7 @@ def test_what_was_not_recorded_is_said_in_its_panel() -> None:
 
 
 def test_a_run_without_steps_has_a_figure() -> None:
-    assert [note.text for note in run_figure([], []).layout.annotations] == ["waiting for the first step"] * len(PANELS)
+    assert [note.text for note in run_figure([], []).layout.annotations] == ["waiting for the first step"] * ALWAYS
     assert len(empty_figure().data) == 0
 
 
@@ -156,11 +161,11 @@ def test_a_healthy_run_says_so_where_the_stages_would_stand() -> None:
 def test_an_empty_panel_shows_no_axis_and_keeps_its_place() -> None:
     figure = run_figure([Observation(step=3, reward=0.5)], [])
     assert [figure.layout[f"yaxis{row + 1 if row else ''}"].visible for row in range(5)] == [False] * 4 + [True]
-    assert {drawn.yaxis for drawn in figure.data} == {axis(row) for row in range(len(PANELS))}
+    assert {drawn.yaxis for drawn in figure.data} == {axis(row) for row in range(ALWAYS)}
 
 
 def test_a_run_without_llds_is_not_said_to_lack_a_column() -> None:
     without = [observation(step, llds_coefficient=None) for step in range(1, 5)]
     notes = [note.text for note in run_figure(without, VERDICTS[:4]).layout.annotations]
-    assert "LLDS was not in use" in notes
     assert not any("not recorded" in note for note in notes)
+    assert left_out(sheet_of(set(READINGS) - {"llds_coefficient"})) == ["LLDS was not in use"]

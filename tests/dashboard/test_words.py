@@ -4,9 +4,9 @@ import pytest
 
 from lldwatch import Diagnosis, Family, Observation, RunInfo, Stage
 from lldwatch.diagnosis import Check, Evidence
-from lldwatch_dashboard import why, words
+from lldwatch_dashboard import rows, why, words
 from lldwatch_dashboard.feed import Summary
-from lldwatch_dashboard.pages import overview
+from lldwatch_dashboard.glances import Listed
 
 OK, SKIPPED = Check("reward", "ok", "fine"), Check("entropy", "skipped", "needs entropy")
 
@@ -44,7 +44,7 @@ def test_a_run_that_cannot_be_read_says_so_everywhere() -> None:
     broken = summary(error="it is newer")
     assert "it is newer" in words.verdict(broken)
     assert words.stage(broken)[0] == "? unreadable"
-    assert overview.cells(broken, now=0)["Reason"] == "it is newer"
+    assert rows.facts(Listed(broken, None), now=0, dark=False)["reason"] == ("it is newer",)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("dash")
 pytest.importorskip("playwright")
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from lldwatch_dashboard import make_server
 
@@ -44,6 +44,12 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept of runs that were read, away from the user's own."""
+    monkeypatch.setenv("LLDWATCH_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def serve() -> Iterator[Callable[[Path], str]]:
     """Serves a folder in a thread, as beside a training; gives the address."""
@@ -66,9 +72,11 @@ def serve() -> Iterator[Callable[[Path], str]]:
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
     """A page that must neither leave the machine nor complain in its console."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
+    # playwright waits with eval, which the dashboard forbids; test_safety.py looks at it as a browser does
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light", bypass_csp=True)
     page = context.new_page()
     page.set_default_timeout(30_000)
+    expect.set_options(timeout=30_000)  # a shared machine is slow at times
     addresses: list[str] = []
     complaints: list[str] = []
     page.on("request", lambda request: addresses.append(request.url))

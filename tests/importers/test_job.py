@@ -109,8 +109,46 @@ def test_several_runs_in_one_file_stand_beside_each_other(tmp_path: Path) -> Non
     runs, _ = import_logs(path, tmp_path / "out")
     assert [(run.path, run.steps) for run in runs] == [
         (tmp_path / "out" / "trainer_state", 6),
-        (tmp_path / "out" / "run-2", 6),
+        (tmp_path / "out" / "trainer_state-run-2", 6),
     ]
+
+
+def test_steps_that_a_resumed_training_made_again_count_once(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps({"step": s, "reward": 0.5}) + "\n" for s in (*range(1, 30), *range(20, 40))))
+    [run], _ = import_logs(path, tmp_path / "out")
+    assert (run.steps, run.first, run.last) == (39, 1, 39)
+
+
+def test_rows_that_call_their_step_global_step_are_no_trainer_state(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps({"global_step": s, "reward": 0.5}) + "\n" for s in range(1, 30)))
+    [run], _ = import_logs(path, tmp_path / "out")
+    assert (run.format, run.steps, run.last) == ("json", 29, 29)
+
+
+def test_rows_of_steps_below_0_are_counted_and_become_no_run(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps({"step": s, "reward": 0.5}) + "\n" for s in range(-3, 10)))
+    [run], _ = import_logs(path, tmp_path / "out")
+    assert (run.steps, run.first, run.tally.reasons) == (10, 0, ["3 x row of a step below 0 (first: line 1)"])
+
+
+def test_names_of_the_user_that_no_row_has_are_said(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps({"step": s, "reward": 0.5, "my_kl": 0.1}) + "\n" for s in range(1, 30)))
+    options = Options(format="json", own={"kl": "mykl", "reward": "reward"}, step_column="round")
+    [run], _ = import_logs(path, tmp_path / "out", options)
+    assert run.tally.notes == [
+        "--step-column round: no row has a step of that name, so that rows are counted, from 1",
+        "--map kl=mykl: no row has mykl (did you mean my_kl?), so that kl is missing",
+    ]
+
+
+def test_a_pipe_with_a_name_is_not_read_twice(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="can be read only once"):
+        import_logs(tmp_path / "pipe", tmp_path / "out")
 
 
 def test_many_steps_are_written_in_several_parts(tmp_path: Path) -> None:

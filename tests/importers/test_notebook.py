@@ -64,7 +64,7 @@ def test_several_tables_are_several_runs(tmp_path: Path) -> None:
     other = "<table><tr><th>name</th><th>size</th></tr><tr><td>a</td><td>3</td></tr></table>"
     path = ipynb(tmp_path / "train.ipynb", html(shown(ROWS)), html(other), html(shown(later)))
     runs, _, _ = imported(path)
-    assert [(run.name, column(run, "step")) for run in runs] == [("train", [1, 2, 3]), ("table 2", [4, 5])]
+    assert [(run.name, column(run, "step")) for run in runs] == [("train", [1, 2, 3]), ("train-table 2", [4, 5])]
     assert runs[0].tally.dropped == {"table without a metric of a training": (1, "table headed name, size")}
 
 

@@ -65,6 +65,7 @@ def test_rows_in_no_order_do_not_become_endless_attempts() -> None:
     tally = Tally()
     steps = put_together(*(entry(s, reward=0) for s in range(10_000, 1, -1)), tally=tally)
     assert len({(s.run, s.attempt) for s in steps}) == MOST_RETURNS + 1
+    assert tally.notes[5:] == [f"the step goes back {MOST_RETURNS} times in all: are the rows in no order?"]
     assert tally.dropped["step that goes back, after many that did: the rows are in no order"][0] == 9998 - MOST_RETURNS
 
 

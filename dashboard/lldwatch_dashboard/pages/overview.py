@@ -178,7 +178,7 @@ def register(app: Dash, feed: Feed, glances: Glances) -> None:
         return _show(pulse or {}, View.of(search), shown or {}, chosen or [], glances, feed.root)
 
     def choose(_: Any, ids: list[dict[str, str]], chosen: list[str] | None) -> tuple[Any, Any]:
-        ticked = {each["id"]["choose"]: bool(each["value"]) for each in ctx.inputs_list[0]}
+        ticked = {each["id"]["choose"]: bool(each.get("value")) for each in ctx.inputs_list[0]}
         now = [name for name in chosen or [] if ticked.get(name, True)]
         now += [name for name, is_ticked in ticked.items() if is_ticked and name not in now]
         return (no_update if now == chosen else now), compare_link(now)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from dash import Dash, Input, Output, Patch, State, dcc, html, no_update, set_props
+from dash import Dash, Input, Output, State, dcc, html, no_update, set_props
 from dash.exceptions import PreventUpdate
 
 from lldwatch.errors import LldwatchError
@@ -23,7 +23,7 @@ from lldwatch_dashboard.response_detail import detail
 from lldwatch_dashboard.response_figures import empty_figure, response_figure
 from lldwatch_dashboard.response_layout import body
 from lldwatch_dashboard.response_moves import Moves
-from lldwatch_dashboard.response_reader import Picture, Reader
+from lldwatch_dashboard.response_reader import Reader
 from lldwatch_dashboard.response_table import column_definitions, listing
 from lldwatch_dashboard.shared import Component, clock, href
 
@@ -55,28 +55,8 @@ def page(name: str) -> Component:
 def register(app: Dash, feed: Feed) -> None:
     """Keep the page up to date, and its address."""
     show = _Shown(Reader(feed))
+    _connect_figure(app, show)
     name, search = State("responses-name", "data"), Input("responses-url", "search")
-    app.callback(
-        Output("responses-figure", "figure"),
-        Output("responses-figure", "style"),
-        Output("responses-summary", "children"),
-        Output("responses-kind", "options"),
-        Output("responses-empty", "children"),
-        Output("responses-body", "hidden"),
-        Output("responses-shown", "data"),
-        search,
-        Input("responses-pulse", "data"),
-        name,
-        State("responses-shown", "data"),
-        State("responses-kind", "value"),
-        State("responses-colour", "value"),
-        State("responses-drag", "value"),
-    )(show.draw)
-    app.callback(
-        Output("responses-figure", "figure", allow_duplicate=True),
-        Input("responses-drag", "value"),
-        prevent_initial_call=True,
-    )(drag_to)
     app.callback(
         Output("responses-table", "hidden"),
         Output("responses-grid", "rowData"),
@@ -96,6 +76,25 @@ def register(app: Dash, feed: Feed) -> None:
     Moves(show.reader).register(app)
 
 
+def _connect_figure(app: Dash, show: _Shown) -> None:
+    app.callback(
+        Output("responses-figure", "figure"),
+        Output("responses-figure", "style"),
+        Output("responses-summary", "children"),
+        Output("responses-kind", "options"),
+        Output("responses-empty", "children"),
+        Output("responses-body", "hidden"),
+        Output("responses-shown", "data"),
+        Input("responses-url", "search"),
+        Input("responses-pulse", "data"),
+        Input("responses-drag", "value"),
+        State("responses-name", "data"),
+        State("responses-shown", "data"),
+        State("responses-kind", "value"),
+        State("responses-colour", "value"),
+    )(show.draw)
+
+
 class _Shown:
     """What the callbacks show; it holds nothing but where to read."""
 
@@ -106,42 +105,37 @@ class _Shown:
         self,
         search: str | None,
         pulse: dict[str, Any] | None,
+        drag: str | None,
         name: str,
         shown: dict[str, Any] | None,
         kind: str | None,
         colour: str | None,
-        drag: str | None,
     ) -> tuple[Any, ...]:
         """The figure and the line above it; nothing if nothing has changed."""
-        dark, view, shown = bool((pulse or {}).get("dark")), view_of(search), shown or {}
+        dark, view = bool((pulse or {}).get("dark")), view_of(search)
         try:
             facts = self.reader.book(name).facts()
-            asked, began = {"search": query_of(view), "dark": dark}, time.time()
-            same = all(shown.get(key) == value for key, value in asked.items())
-            if same and (shown["version"] == facts.version or began < shown["next"]):
+            asked, began = {"search": query_of(view), "dark": dark, "drag": drag}, time.time()
+            if _is_shown(shown or {}, asked, facts.version, began):
                 raise PreventUpdate
-            kinds, chosen = facts.kinds, _kind(facts, view)
-            picture = self._picture(name, chosen, view)
+            chosen = _kind(facts, view)
+            picture = None if chosen is None else self.reader.picture(name, chosen, view.steps, view.change)
         except LldwatchError as error:
             return self._nothing(words.gone(str(error)))
         state = {**asked, "version": facts.version, "next": began + max(_EVERY_S, _SHARE * (time.time() - began))}
-        if chosen is None or (picture is None and len(kinds) < 2):
+        if chosen is None or (picture is None and {*facts.kinds} <= {chosen}):
             return self._nothing(words.nothing_recorded(facts), state)
         if picture is not None and picture.progress:  # soon again, and also if the run does not change
             state |= {"version": None, "next": began + 1.0}
         self._set(chosen, view, kind, colour)
-        set_props("responses-whole", {"disabled": view == view.unzoomed()})
         figure = empty_figure()
         if picture is not None:
             figure = response_figure(picture, view, noise=facts.noise, dark=dark)
             figure["layout"]["dragmode"] = drag
-        options = [{"label": each.label, "value": each.name} for each in dict.fromkeys([*kinds, chosen])]
-        line = words.summary(chosen, picture)
+        options = [{"label": each.label, "value": each.name} for each in dict.fromkeys([*facts.kinds, chosen])]
         size = {"height": f"{figure['layout'].get('height', 120)}px"}
+        line = words.summary(chosen, picture, probed=any(each.table == "probes" for each in facts.kinds))
         return figure, size, line, options, None, False, state
-
-    def _picture(self, name: str, kind: Kind | None, view: View) -> Picture | None:
-        return None if kind is None else self.reader.picture(name, kind, view.steps, view.change)
 
     def _nothing(self, empty: Component, state: Any = no_update) -> tuple[Any, ...]:
         return no_update, no_update, None, [], empty, True, state
@@ -152,6 +146,7 @@ class _Shown:
             set_props("responses-kind", {"value": chosen.name})
         if colour != view.colour:
             set_props("responses-colour", {"value": view.colour})
+        set_props("responses-whole", {"disabled": view == view.unzoomed()})
 
     def list_region(self, search: str | None, name: str, listed: list[Any] | None) -> tuple[Any, ...]:
         """The table of the region."""
@@ -177,11 +172,10 @@ class _Shown:
         return False, one_response(found, view.colour, book.facts().token_noise)
 
 
-def drag_to(drag: str | None) -> Patch:
-    """What dragging does in the figure from now on."""
-    patch = Patch()
-    patch["layout"]["dragmode"] = drag
-    return patch
+def _is_shown(shown: dict[str, Any], asked: dict[str, Any], version: str, now: float) -> bool:
+    """What is on the page is what is asked for, and it is too early for a newer one."""
+    same = all(shown.get(key) == value for key, value in asked.items())
+    return same and (shown["version"] == version or now < shown["next"])
 
 
 def _kind(facts: Facts, view: View) -> Kind | None:
