@@ -12,6 +12,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -54,7 +55,7 @@ class Book:
     def __init__(self, run: Run) -> None:
         self.run = run
         self._lock = threading.Lock()
-        self._facts: tuple[tuple[Part, ...], Facts] | None = None
+        self._said: dict[Part, _Said] = {}
         self._windows: OrderedDict[tuple[str, tuple[int, int], tuple[Part, ...]], Changes] = OrderedDict()
         self._countings: dict[str, _Counting] = {}
 
@@ -64,12 +65,19 @@ class Book:
             return self.run.parts(kind.table)
 
     def facts(self) -> Facts:
-        """What the steps say; read again when some have been added."""
+        """What the steps say; each sealed part of them is read once."""
         with self._lock:
-            parts = tuple(self.run.parts("steps"))
-            if self._facts is None or self._facts[0] != parts:
-                self._facts = parts, _facts(self.run, parts)
-            return self._facts[1]
+            parts = self.run.parts("steps")
+            said = {part: self._said.get(part) or _said_by(self.run, part) for part in parts}
+            self._said = {part: one for part, one in said.items() if part.sealed}
+        present = frozenset[str]().union(*(one.present for one in said.values()))
+        return Facts(
+            version=str(hash(tuple(parts))),
+            steps=len(parts),
+            kinds=tuple(numbers.recorded(present)),
+            noise=max((one.noise for one in said.values()), default=0.0),
+            token_noise=max((one.token_noise for one in said.values()), default=0.0),
+        )
 
     def window(self, kind: Kind, parts: Sequence[Part], steps: tuple[int, int]) -> Changes:
         """All responses of some steps, with their uid."""
@@ -94,22 +102,24 @@ class Book:
         return counting.counts(parts)
 
 
-def _facts(run: Run, parts: Sequence[Part]) -> Facts:
+class _Said(NamedTuple):
+    """What one part of the steps says: the fields that are not None in some step, and the noise floors."""
+
+    present: frozenset[str]
+    noise: float
+    token_noise: float
+
+
+def _said_by(run: Run, part: Part) -> _Said:
     signs = list(dict.fromkeys(sign for kind in KINDS.values() for sign in kind.signs))
     present: set[str] = set()
     floors = {"noise_floor": 0.0, "token_noise_floor": 0.0}
-    for batch in run.scan("steps", [*signs, *floors], parts=parts):
+    for batch in run.scan("steps", [*signs, *floors], parts=[part]):
         present |= {sign for sign in signs if not np.ma.getmaskarray(batch[sign]).all()}
         for name in floors:
             floor = np.ma.getdata(batch[name])[~np.ma.getmaskarray(batch[name])]
             floors[name] = max(floors[name], float(floor[np.isfinite(floor)].max(initial=0.0)))
-    return Facts(
-        version=str(hash(tuple(parts))),
-        steps=len(parts),
-        kinds=tuple(numbers.recorded(present)),
-        noise=floors["noise_floor"],
-        token_noise=floors["token_noise_floor"],
-    )
+    return _Said(frozenset(present), *floors.values())
 
 
 class _Counting:
