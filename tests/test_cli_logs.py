@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -63,6 +64,18 @@ def test_report_and_compare_take_foreign_logs(tmp_path: Path, capsys: pytest.Cap
     assert main(["compare", one, other]) == 0
     assert "A and B differ by no more than noise" in capsys.readouterr().out
     assert main(["compare", one]) == 2
+
+
+@pytest.mark.parametrize("command", [["report"], ["compare", str(FOREIGN / "trl-old")]])
+def test_the_log_that_is_read_is_never_overwritten(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "trainer_state.json"
+    shutil.copy(FOREIGN / "trl-reuse" / "trainer_state.json", log)
+    before = log.read_bytes()
+    assert main([*command, str(log), "--out", str(log)]) == 2
+    assert "is what is to be read, and would be overwritten" in capsys.readouterr().err
+    assert log.read_bytes() == before
 
 
 def test_watch_shows_each_step_of_a_pipe_while_it_is_printed(tmp_path: Path) -> None:

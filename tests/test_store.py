@@ -253,3 +253,9 @@ def test_a_store_with_folders_of_its_own_is_written_whole_or_not_at_all(tmp_path
     assert (tmp_path / "copy" / "a").read_bytes() == b"22"
     shutil.rmtree(tmp_path / "store")
     assert store.files() == {}
+
+
+def test_a_url_with_a_password_is_refused_and_not_repeated() -> None:
+    with pytest.raises(InputError, match="must not hold a key or password") as caught:
+        Store("s3://key:secret@bucket/run")
+    assert "secret" not in str(caught.value)

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import TextIO
 
 from lldwatch.commands.opened import opened
-from lldwatch.commands.values import add_format, add_import_options, import_options
+from lldwatch.commands.values import add_format, add_import_options, import_options, written
 from lldwatch.compare import compare, contender
 from lldwatch.reports.compare_html import write_html
 from lldwatch.reports.compare_report import write_json, write_text
@@ -35,6 +35,6 @@ def run(options: argparse.Namespace) -> int:
         comparison = compare([contender(follower, name) for name, follower in runs])
         out: TextIO = sys.stdout
         if options.out is not None:
-            out = stack.enter_context(open(options.out, "w", encoding="utf-8"))
+            out = stack.enter_context(written(options.out, options.runs))
         WRITERS[options.kind](comparison, out)
     return 0

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from lldwatch.commands.opened import opened
-from lldwatch.commands.values import add_format, add_import_options, import_options
+from lldwatch.commands.values import add_format, add_import_options, import_options, written
 from lldwatch.errors import InputError
 from lldwatch.report import write_json
 from lldwatch.reports.report_html import write_html
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
         if options.out == "-":
             WRITERS[kind](follower, sys.stdout, name)
             return 0
-        with open(options.out, "w", encoding="utf-8") as out:
+        with written(options.out, [options.run]) as out:
             WRITERS[kind](follower, out, name)
     opens = " It opens in any browser and needs no network." if kind == "html" else ""
     print(f"{options.out} is written ({Path(options.out).stat().st_size / 1000:,.0f} kB).{opens}")

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
 
+from lldwatch.errors import InputError
 from lldwatch.importers.job import Options
 from lldwatch.importers.known import names
 from lldwatch.importers.names import parse_map
@@ -24,6 +29,26 @@ def whole_number(low: int, high: int, what: str) -> Callable[[str], int]:
 positive = whole_number(1, 10**9, "a whole number above 0")
 not_negative = whole_number(0, 2**31, "a whole number from 0")
 port = whole_number(1, 65535, "a port from 1 to 65535")
+
+
+@contextmanager
+def written(path: str, read: Iterable[str]) -> Iterator[TextIO]:
+    """A text file that appears whole or not at all.
+
+    Args:
+        path: of the file.
+        read: what the command reads; none of these is ever overwritten.
+
+    Raises:
+        InputError: the file is one of them.
+    """
+    place = Path(path)
+    if any(place.exists() and Path(source).exists() and place.samefile(source) for source in read):
+        raise InputError(f"{path} is what is to be read, and would be overwritten: give another --out")
+    hidden = place.with_name(f".{place.name}.tmp")
+    with open(hidden, "w", encoding="utf-8") as out:
+        yield out
+    os.replace(hidden, place)
 
 
 def add_import_options(parser: argparse.ArgumentParser) -> None:

@@ -48,6 +48,7 @@ class _Course:
     attempt: int = 0
     first: int | None = None
     step: int | None = None
+    numbered: bool = False
     time: float | None = None
     fields: dict[str, tuple[int, float]] = field(default_factory=dict)
     theirs: dict[str, float] = field(default_factory=dict)
@@ -99,6 +100,10 @@ class Steps:
             if fields is None:
                 continue
             course = self._courses.setdefault(entry.run, _Course(entry.run))
+            if entry.step is None and course.numbered:
+                self._tally.drop("row without a step among rows that have one", entry.where)
+                continue
+            course.numbered = entry.step is not None
             step = (0 if course.step is None else course.step) + 1 if entry.step is None else entry.step
             if course.step is not None and step < course.step and self._returns >= MOST_RETURNS:
                 self._tally.drop("step that goes back, after many that did: the rows are in no order", entry.where)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple, TypeGuard
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
@@ -58,12 +58,14 @@ class Store:
         url: the same, without a slash at its end.
 
     Raises:
-        InputError: pyarrow knows no such URL.
+        InputError: pyarrow knows no such URL, or it holds a password.
         RunError: the store cannot be reached.
     """
 
     def __init__(self, url: str) -> None:
         address, mark, options = url.partition("?")
+        if "@" in urlsplit(url).netloc:  # messages, events and process lists show the URL
+            raise InputError("a URL must not hold a key or password: give them in AWS_ACCESS_KEY_ID and its like")
         self.url = address.rstrip("/") + mark + options
         with self._reached():
             self._files, root = _opened(self.url)
@@ -149,14 +151,11 @@ def _opened(url: str) -> tuple[Any, str]:
     if endpoint and "endpoint_override" not in options:
         scheme, _, address = endpoint.rpartition("://")
         options |= {"endpoint_override": address.rstrip("/"), "scheme": scheme or "https"}
-    bucket = parts.netloc.rpartition("@")[2]
+    bucket = parts.netloc
     if not (
         {"region", "endpoint_override"} & options.keys() or os.environ.keys() & {"AWS_REGION", "AWS_DEFAULT_REGION"}
     ):
         options["region"] = _region(bucket)
-    if parts.username:
-        # a secret may hold what a URL cannot, and is percent-encoded then
-        options |= {"access_key": unquote(parts.username), "secret_key": unquote(parts.password or "")}
     retry = fs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS)
     limits = {"retry_strategy": retry, "connect_timeout": _CONNECT_SECONDS, "request_timeout": _STALL_SECONDS}
     try:

@@ -15,7 +15,7 @@ MOST = 260 * MB
 """Resident at the peak; Python with numpy, pyarrow and lldwatch alone takes some 130 MB of it."""
 
 CHILD = """
-import json, resource, sys
+import json, re, resource, sys
 from pathlib import Path
 from lldwatch.errors import LldwatchError
 from lldwatch.importers.job import import_logs
@@ -25,8 +25,12 @@ try:
     told = {"steps": runs[0].steps, "last": runs[0].last}
 except LldwatchError as error:
     told = {"error": str(error)}
-unit = 1 if sys.platform == "darwin" else 1024
-print(json.dumps({**told, "peak": unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))
+try:  # ru_maxrss of Linux begins with what the process held that started this one
+    status = Path("/proc/self/status").read_text()
+    peak = 1024 * int(re.search(r"VmHWM:\\s*(\\d+)", status)[1])
+except FileNotFoundError:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps({**told, "peak": peak}))
 """
 
 

@@ -47,6 +47,12 @@ def test_without_a_number_the_steps_are_counted() -> None:
     assert short(put_together(*(entry(None, reward=r) for r in (0.0, 1.0)))) == [("", 0, 1, 0.0), ("", 0, 2, 1.0)]
 
 
+def test_a_row_without_a_step_among_rows_that_have_one_is_counted() -> None:
+    tally = Tally()
+    assert [s.observation.step for s in put_together(entry(1, reward=1), entry(None, reward=2), tally=tally)] == [1]
+    assert tally.dropped == {"row without a step among rows that have one": (1, "row None")}
+
+
 def test_a_step_that_goes_back_to_the_beginning_is_another_run() -> None:
     tally = Tally()
     steps = put_together(*(entry(s, reward=s) for s in (1, 2, 3, 1, 2)), tally=tally)
