@@ -23,6 +23,8 @@ from lldwatch_dashboard.feed import Snapshot
 from lldwatch_dashboard.lanes import Alignment, Lane, onset_of
 from lldwatch_dashboard.shared import Component, attributes, badge, href
 
+FEW = 4
+"""More sentences than that push the panels off the screen."""
 SETTINGS = 4
 """So many columns of settings have room beside the others."""
 
@@ -148,7 +150,10 @@ def sentences(comparison: Comparison | None) -> Component:
     if comparison is None:
         return None
     lines = [html.Li(compare_report.sentence(comparison, pair)) for pair in comparison.pairs]
-    return html.Ul(lines, className="sentences")
+    told = html.Ul(lines, className="sentences")
+    if len(lines) <= FEW:
+        return told
+    return html.Details([html.Summary(f"How the {len(lines)} others differ from A"), told])
 
 
 def details(comparison: Comparison | None) -> list[Component]:

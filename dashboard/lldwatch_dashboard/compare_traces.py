@@ -159,7 +159,8 @@ def _marks(lane: Lane, panel: Panel) -> Iterator[Trace]:
     colour = look(lane.place, panel.dark)["color"]
     symbols = ["x-thin" if mark.top else "triangle-down" for mark in marks]
     marker = {"symbol": symbols, "size": 8, "color": colour, "line": {"color": ALERT, "width": 2}}
-    at = Series(np.array([mark.step for mark in marks]), np.array([mark.height for mark in marks]))
+    heights = [panel.value(0.96 if mark.top else 0.04) for mark in marks]  # of the panel, not of this lane's own line
+    at = Series(np.array([mark.step for mark in marks]), np.array(heights))
     yield _points(lane, panel, "marks", marker, at, [mark.text for mark in marks])
 
 
@@ -197,7 +198,10 @@ def letters(lanes: Sequence[Lane], panel: Panel) -> list[dict[str, Any]]:
         end = last_finite(drawn)
         if end is not None and panel.ends is not None:
             found.append((lane, float(panel.alignment.x(lane.place, end[0])), panel.share(end[1])))
-    heights = spread([share for _, _, share in found], LETTER / PANEL)
+    found.sort(key=lambda each: each[1])
+    heights = []
+    for group in _neighbours([x for _, x, _ in found], _reach(lanes, panel)):
+        heights += spread([found[index][2] for index in group], LETTER / PANEL)
     return [
         {
             "text": f"<b>{lane.letter}</b>",
@@ -215,6 +219,24 @@ def letters(lanes: Sequence[Lane], panel: Panel) -> list[dict[str, Any]]:
         }
         for (lane, x, _), share in zip(found, heights, strict=True)
     ]
+
+
+def _reach(lanes: Sequence[Lane], panel: Panel) -> float:
+    """What a letter takes of the x axis, amply."""
+    ends = [x for lane in lanes for x in panel.alignment.x(lane.place, [lane.first, lane.last]).tolist()]
+    return 0.035 * (max(ends, default=0.0) - min(ends, default=0.0))
+
+
+def _neighbours(places: Sequence[float], reach: float) -> Iterator[list[int]]:
+    """Indices of places, which rise, in groups that lie so close that they get into each other's way."""
+    group: list[int] = []
+    for index, place in enumerate(places):
+        if group and place - places[group[-1]] > reach:
+            yield group
+            group = []
+        group.append(index)
+    if group:
+        yield group
 
 
 def short(name: str) -> str:

@@ -12,17 +12,17 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from lldwatch.checks import Settings
-from lldwatch.diagnosis import Diagnosis, Family, Stage
 from lldwatch.errors import RunNotFoundError
 from lldwatch.glance import Glance, Reader
 from lldwatch.scan_cache import ScanCache, cache_folder, stamp
-from lldwatch.schema import Observation, RunInfo
+from lldwatch.schema import Observation
 from lldwatch_dashboard.feed import Feed, Summary
+from lldwatch_dashboard.listed import Listed, Look, summary_of
 from lldwatch_dashboard.readers import ReaderProcess
 
 ROUND_S = 1.0
@@ -33,26 +33,6 @@ ALONE = 8
 SAVE_EVERY = 200
 QUIET_S = 600.0
 """A run without a step for so long is remembered although nobody has closed it."""
-
-
-class Listed(NamedTuple):
-    """One row of the list; `glance` is None until the run has been read."""
-
-    summary: Summary
-    glance: Glance | None
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """All runs as they are known now.
-
-    Attributes:
-        runs: one row each, sorted by name.
-        read: how many of them have been read.
-    """
-
-    runs: tuple[Listed, ...]
-    read: int
 
 
 class Answers(Protocol):
@@ -256,28 +236,6 @@ class Glances:
         stamps = {name: seen for name, (seen, _) in self._to_keep.items()}
         self._kept.keep({name: found.as_dict() for name, (_, found) in self._to_keep.items()}, stamps, Settings())
         self._to_keep = {}
-
-
-def summary_of(name: str, found: Glance) -> Summary:
-    """The same in the words of the pages."""
-    if found.error is not None:
-        return Summary(name=name, error=found.error, problems=found.problems)
-    info = RunInfo(trainer=found.trainer, planned_steps=found.planned_steps, started=found.started, ended=found.ended)
-    told = Summary(name=name, info=info, pace=found.pace, ending=found.ending, problems=found.problems)
-    if found.step is None or found.stage is None:
-        return told
-    stage = Stage[found.stage.upper()]
-    diagnosis = Diagnosis(
-        step=found.step,
-        stage=stage,
-        family=Family(found.family) if found.family else None,
-        onsets={stage: found.onset} if found.onset is not None else {},
-        known={stage: found.known} if found.known is not None else {},
-        first_warning=found.first_warning,
-        collapse_probability=found.collapse_probability,
-    )
-    last = Observation(step=found.step, time=found.last_time, reward=found.reward)
-    return replace(told, last=last, diagnosis=diagnosis)
 
 
 def _files(path: Path) -> dict[str, tuple[int, int]]:

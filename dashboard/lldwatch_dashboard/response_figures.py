@@ -138,19 +138,18 @@ def _layout(picture: Picture, panels: Sequence[int], palette: Palette) -> dict[s
     }
     for row in range(len(panels)):
         across, up = (name.replace("x", "xaxis").replace("y", "yaxis") for name in axes(row))
-        last, top = row == len(panels) - 1, 1 - row * (PANEL_HEIGHT + GAP) / whole
+        top = 1 - row * (PANEL_HEIGHT + GAP) / whole
         steps = {"range": [picture.steps[0] - 0.5, picture.steps[1] + 0.5], "tickformat": ",d", "zeroline": False}
-        layout[across] = {**line, **steps, "anchor": axes(row)[1], "showticklabels": last}
         if picture.steps[1] - picture.steps[0] < 8:  # plotly would put ticks between the steps
             steps |= {"tick0": 0, "dtick": 1}
+        layout[across] = {**line, **steps, "anchor": axes(row)[1], "showticklabels": row == len(panels) - 1}
         heights = {"tickvals": [place for place, _ in marks], "ticktext": [text for _, text in marks]}
         domain = [max(0.0, top - PANEL_HEIGHT / whole), min(1.0, top)]
         layout[up] = {**line, **heights, "range": list(picture.places), "zeroline": False, "domain": domain}
         layout[up]["anchor"] = axes(row)[0]
         if row:
             layout[across]["matches"], layout[up]["matches"] = "x", "y"
-        if last:
-            layout[across]["title"] = {"text": "step"}
+    layout[axes(len(panels) - 1)[0].replace("x", "xaxis")]["title"] = {"text": "step"}
     return layout
 
 
@@ -207,7 +206,8 @@ def _points(points: Changes, panel: int, row: int, colour: str) -> list[Trace]:
                 "marker": {"color": colour, "size": size, "symbol": _SYMBOLS.get((panel, correct), "diamond")}
                 | ({"line": {"color": colour, "width": 1.5}} if panel == ZERO else {}),
                 "opacity": 0.65,
-                "unselected": {"marker": {"opacity": 0.65}},
+                "selected": {"marker": {"opacity": 1}},
+                "unselected": {"marker": {"opacity": 1}},
                 "hovertemplate": _HOVER,
             }
         )

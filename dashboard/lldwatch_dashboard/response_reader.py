@@ -19,7 +19,7 @@ RAW_ROWS = 1_000_000
 
 MOST_POINTS = 5_000
 STEP_CELLS, CHANGE_CELLS = 240, 72
-_KEPT_RUNS = 4
+_KEPT_RUNS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -8,7 +8,7 @@ from typing import Any
 from dash import dcc, html
 
 from lldwatch_dashboard import sparks, words
-from lldwatch_dashboard.glances import Listed
+from lldwatch_dashboard.listed import Listed
 from lldwatch_dashboard.shared import Component, attributes, href
 
 HEADS: Mapping[str, str] = {

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, quote, urlencode
 from lldwatch.diagnosis import Stage
 from lldwatch.matching import matching
 from lldwatch_dashboard import words
-from lldwatch_dashboard.glances import Listed
+from lldwatch_dashboard.listed import Listed
 
 PAGE_SIZE = 30
 """Two screens; each further row takes the browser 16 ms."""

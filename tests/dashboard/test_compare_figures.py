@@ -61,10 +61,11 @@ def test_what_was_set_is_not_smoothed() -> None:
     assert set(trace(drawn, "A:llds_coefficient:mean")["y"].tolist()) == {0.0, 4.0}
 
 
-def test_nan_and_infinite_values_are_marked() -> None:
+def test_nan_and_infinite_values_are_marked_at_the_top_of_the_panel() -> None:
     values = [0.5] * 38 + [math.nan, math.inf]
-    marks = trace(draw(lane(0, reward=values)), "A:reward:marks")
+    marks = trace(draw(lane(0, reward=values), lane(1)), "A:reward:marks")
     assert (marks["x"].tolist(), marks["text"]) == ([39, 40], ["NaN", "+inf"])
+    assert marks["y"].min() > 0.8, "above the other lane's line too"
 
 
 def test_the_gradient_norm_has_a_log_axis_and_marks_zeros() -> None:
@@ -126,6 +127,15 @@ def test_a_letter_stands_where_its_line_ends_and_not_upon_another() -> None:
     found = {note["name"]: note for note in drawn["layout"]["annotations"] if "name" in note}
     assert [found[letter]["x"] for letter in "ABC"] == [40, 40, 20]
     assert abs(found["A"]["y"] - found["B"]["y"]) > 0.09
+
+
+def test_letters_that_end_far_from_each_other_stay_at_their_lines() -> None:
+    drawn = draw(lane(0, steps=10), lane(1, steps=25), lane(2, steps=40))
+    low, high = drawn["layout"]["yaxis"]["range"]
+    for note in (note for note in drawn["layout"]["annotations"] if "name" in note):
+        line = trace(drawn, f"{note['name']}:reward:mean")
+        assert note["x"] == line["x"][-1]
+        assert note["y"] == pytest.approx((line["y"][-1] - low) / (high - low), abs=1e-6)
 
 
 def test_a_signal_of_one_run_alone_is_drawn_for_it_alone_and_none_leaves_an_empty_panel() -> None:

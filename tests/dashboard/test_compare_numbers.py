@@ -168,6 +168,8 @@ def test_the_table_tells_the_runs_and_their_settings_apart() -> None:
     assert "same" not in shown
     assert "lane-C" not in shown
     assert "A and B" in repr(beside.sentences(comparison))
+    many = Comparisons().of([snapshot(str(number), range(1, 41)) for number in range(beside.FEW + 2)])
+    assert "How the 5 others differ from A" in repr(beside.sentences(many))
     assert "1 setting differs" in repr(beside.details(comparison))
     assert beside.details(None) == []
 

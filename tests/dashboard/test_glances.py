@@ -11,7 +11,8 @@ from lldwatch import Monitor, Stage
 from lldwatch.glance import Glance, Reader
 from lldwatch_dashboard import glances as module
 from lldwatch_dashboard.feed import Feed
-from lldwatch_dashboard.glances import Glances, Look, summary_of
+from lldwatch_dashboard.glances import Glances
+from lldwatch_dashboard.listed import Look, summary_of
 from lldwatch_dashboard.readers import ReaderProcess
 
 WriteRun = Callable[..., Path]

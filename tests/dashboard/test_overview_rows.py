@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from lldwatch.glance import Glance
 from lldwatch_dashboard import create_app, rows, sparks, words
 from lldwatch_dashboard.feed import Summary
-from lldwatch_dashboard.glances import Listed, Look, summary_of
+from lldwatch_dashboard.listed import Listed, Look, summary_of
 from lldwatch_dashboard.pages import overview
 from lldwatch_dashboard.view import PAGE_SIZE, SORTS, View, in_order, part_of, query, search_of
 

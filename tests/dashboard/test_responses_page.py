@@ -305,6 +305,31 @@ def test_a_region_can_be_typed(reader: Reader) -> None:
     assert view.change[1] > 0.05
 
 
+def test_ticks_across_stand_on_steps_and_zero_is_in_every_panel(reader: Reader) -> None:
+    layout = response_figure(picture(reader, steps=(3, 3)), View(), noise=0.001)["layout"]
+    assert (layout["xaxis"]["dtick"], layout["xaxis"]["range"]) == (1, [2.5, 3.5])
+    assert layout["xaxis2"]["matches"] == "x"
+    assert layout["xaxis2"]["title"] == {"text": "step"}
+    assert [shape["yref"] for shape in layout["shapes"]] == ["y", "y", "y2", "y2"]
+    assert "dtick" not in response_figure(picture(reader), View())["layout"]["xaxis"]
+
+
+def test_the_region_and_the_response_are_marked(reader: Reader) -> None:
+    region = Region("correct", 2, 4, -math.inf, -0.1)
+    figure = response_figure(picture(reader), View(region=region, response=(12, 4)))
+    (box,) = (shape for shape in figure["layout"]["shapes"] if shape.get("name") == "region")
+    assert (box["yref"], box["x0"], box["x1"], box["y1"]) == ("y", 1.5, 4.5, place_of(-0.1))
+    assert box["y0"] == figure["layout"]["yaxis"]["range"][0]
+    ring = drawn(figure, "chosen")
+    assert (ring["x"], ring["y"]) == ([4], [pytest.approx(place_of(-0.4), rel=1e-6)])
+
+
+def test_dark_and_light_differ_in_colour_alone(reader: Reader) -> None:
+    light, dark = (response_figure(picture(reader), View(), dark=dark) for dark in (False, True))
+    assert light["layout"]["font"]["color"] != dark["layout"]["font"]["color"]
+    assert [trace.get("y") for trace in light["data"]] == [trace.get("y") for trace in dark["data"]]
+
+
 @given(low=st.floats(-12, 11.9), width=st.floats(1e-3, 20))
 def test_there_are_always_ticks_and_never_too_many(low: float, width: float) -> None:
     marks = ticks((low, min(low + width, 13)))

@@ -6,7 +6,7 @@ from lldwatch import Diagnosis, Family, Observation, RunInfo, Stage
 from lldwatch.diagnosis import Check, Evidence
 from lldwatch_dashboard import rows, why, words
 from lldwatch_dashboard.feed import Summary
-from lldwatch_dashboard.glances import Listed
+from lldwatch_dashboard.listed import Listed
 
 OK, SKIPPED = Check("reward", "ok", "fine"), Check("entropy", "skipped", "needs entropy")
 

@@ -72,7 +72,7 @@ def page(search: str | None) -> Component:
 
 
 def _key() -> Component:
-    items = {"part": "parts from A", "onset": "onset", "mark": "0, NaN or infinite"}
+    items = {"parting": "parts from A", "begin": "onset", "mark": "0, NaN or infinite"}
     return html.Ul([html.Li(text, className=f"key {name}") for name, text in items.items()], className="legend")
 
 

@@ -17,7 +17,8 @@ from dash.exceptions import PreventUpdate
 from lldwatch.diagnosis import Stage
 from lldwatch_dashboard import words
 from lldwatch_dashboard.feed import Feed
-from lldwatch_dashboard.glances import Glances, Listed, Look
+from lldwatch_dashboard.glances import Glances
+from lldwatch_dashboard.listed import Listed, Look
 from lldwatch_dashboard.rows import ABOUT, HEADS, Facts, cell, cell_id, facts, mark, row
 from lldwatch_dashboard.shared import Component, attributes, clock
 from lldwatch_dashboard.view import PAGE_SIZE, Part, View, part_of, query, search_of

@@ -128,10 +128,8 @@ class _Shown:
         if picture is not None and picture.progress:  # soon again, and also if the run does not change
             state |= {"version": None, "next": began + 1.0}
         self._set(chosen, view, kind, colour)
-        figure = empty_figure()
-        if picture is not None:
-            figure = response_figure(picture, view, noise=facts.noise, dark=dark)
-            figure["layout"]["dragmode"] = drag
+        figure = response_figure(picture, view, noise=facts.noise, dark=dark) if picture else empty_figure()
+        figure["layout"]["dragmode"] = drag
         options = [{"label": each.label, "value": each.name} for each in dict.fromkeys([*facts.kinds, chosen])]
         size = {"height": f"{figure['layout'].get('height', 120)}px"}
         line = words.summary(chosen, picture, probed=any(each.table == "probes" for each in facts.kinds))
