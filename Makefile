@@ -103,7 +103,7 @@ samples-foreign: $(READY) ## record sample_logs/foreign/ again (after make test-
 assets: $(READY) ## fetch the smaller plotly.js for the dashboard (needs npm; without it the page loads a larger one)
 	@$(BIN)/python dashboard/fetch_assets.py
 
-screenshot: $(READY) ## take the README's picture again (needs chromium)
+screenshot: $(READY) ## take the README's pictures again (needs chromium)
 	@$(BIN)/python dashboard/screenshot.py
 
 clean: ## remove what was installed and built
