@@ -91,7 +91,11 @@ def test_zoom_is_drawn_anew_from_every_step(long_run: Path, serve: Serve, page: 
     ready(page, f"Math.abs({RANGE}[0] - {low}) < 1 && {inside} > 350")
     box = page.locator("#run-figure .nsewdrag").first.bounding_box()
     assert box is not None
-    page.mouse.dblclick(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    for _ in range(5):  # a busy browser takes two clicks that come too slowly for two single ones
+        page.mouse.dblclick(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        page.wait_for_timeout(2000)
+        if page.evaluate(f"{RANGE}[1] > 3900"):
+            break
     until(page, f"{RANGE}[1] > 3900 && {inside} < 250")
     assert "steps=" not in page.url
 
