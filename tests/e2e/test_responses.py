@@ -21,11 +21,17 @@ RINGED = f"{PLOT}?.data?.some(trace => trace.meta === 'chosen')"
 HOSTILE = "<script>window.hit=1</script><img src=x onerror=window.hit=1>\u202eevil"
 
 
+def _drawn(page: Page) -> None:
+    """Wait until the figure stands, and no longer moves: a drag over one that is being resized is lost."""
+    page.wait_for_function(DRAWN)
+    page.wait_for_timeout(1500)
+
+
 def test_from_a_brush_to_the_tokens_and_back_again(serve: Callable[[Path], str], page: Page) -> None:
     address = serve(SAMPLES)
     page.goto(f"{address}/run/collapse")
     page.get_by_role("link", name="Every response, token by token").click()
-    page.wait_for_function(DRAWN)
+    _drawn(page)
     expect(page.locator("#responses-summary")).to_contain_text("863 correct, 105 with advantage 0")
     _drag(page, (0.35, 0.75), (0.5, 0.99))
     expect(page.locator("#responses-found")).to_contain_text("responses (correct, steps 29 to 40")
@@ -55,7 +61,7 @@ def test_from_a_brush_to_the_tokens_and_back_again(serve: Callable[[Path], str],
 
 def test_a_zoom_another_kind_and_the_browsers_way_back(serve: Callable[[Path], str], page: Page) -> None:
     page.goto(f"{serve(SAMPLES)}/responses/collapse")
-    page.wait_for_function(DRAWN)
+    _drawn(page)
     whole = page.get_by_role("button", name="Whole run")
     expect(whole).to_be_disabled()
     page.get_by_role("radio", name="post-update").check()
@@ -75,7 +81,7 @@ def test_a_zoom_another_kind_and_the_browsers_way_back(serve: Callable[[Path], s
 
 def test_a_region_is_typed_and_a_row_is_chosen_with_the_keyboard(serve: Callable[[Path], str], page: Page) -> None:
     page.goto(f"{serve(SAMPLES)}/responses/collapse")
-    page.wait_for_function(DRAWN)
+    _drawn(page)
     page.get_by_text("Choose responses by numbers").focus()
     page.keyboard.press("Enter")
     page.get_by_label("First step").fill("30")
@@ -96,7 +102,7 @@ def test_it_fits_on_a_telephone(serve: Callable[[Path], str], page: Page) -> Non
     page.set_viewport_size({"width": 360, "height": 740})
     search = "?kind=cross_update&region=correct_30_40_-1_-0.1&response=1990_35&colour=log-prob"
     page.goto(f"{serve(SAMPLES)}/responses/collapse{search}")
-    page.wait_for_function(DRAWN)
+    _drawn(page)
     expect(page.locator("#responses-detail .token").first).to_be_visible()
     expect(page.locator("#responses-grid .ag-row").first).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") == 360
