@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -56,11 +56,21 @@ class Band:
 
 def measured(observations: Sequence[Observation], signal: Signal) -> Series:
     """The steps at which a signal was measured."""
+    return series_of(having(observations, *signal.requires), signal.compute)
+
+
+def having(observations: Sequence[Observation], *columns: str) -> Sequence[Observation]:
+    """The steps at which all of these columns were measured."""
     seen = observations
-    for name in signal.requires:
+    for name in columns:
         values = map(attrgetter(name), seen)  # a run may have 100,000 steps: no Python call for each of them
         seen = [observation for observation, number in zip(seen, values, strict=True) if number is not None]
-    steps, values = map(attrgetter("step"), seen), map(signal.compute, seen)
+    return seen
+
+
+def series_of(seen: Sequence[Observation], compute: Callable[[Observation], float]) -> Series:
+    """What is computed of each step."""
+    steps, values = map(attrgetter("step"), seen), map(compute, seen)
     return Series(np.fromiter(steps, np.int64, len(seen)), np.fromiter(values, np.float64, len(seen)))
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
 
 from lldwatch.signals import SIGNALS
 from lldwatch_dashboard.view import query, search_of
 
 Align = Literal["step", "onset", "share"]
 
-ALIGNED = {
+ALIGNED: dict[Align, str] = {
     "step": "step",
     "onset": "onset",
     "share": "share of the run",
@@ -57,7 +57,7 @@ class Choice:
         smooth = given.get("smooth", [""])[-1]
         return cls(
             runs=tuple(dict.fromkeys(given.get("run", []))),
-            align=align if align in get_args(Align) else "step",  # type: ignore[arg-type]
+            align=next((each for each in ALIGNED if each == align), "step"),
             signals=tuple(name for name in SIGNALS if name in given.get("signal", [])),
             smooth=int(smooth) if smooth in map(str, SMOOTHING) else 5,
         )

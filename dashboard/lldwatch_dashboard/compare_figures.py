@@ -13,12 +13,12 @@ import numpy as np
 
 from lldwatch.parting import Parting
 from lldwatch.reports.axes import number, ticks
+from lldwatch.series import Series
 from lldwatch.signals import SIGNALS
 from lldwatch_dashboard.compare_traces import LOG, PANEL, Panel, letters, traces
 from lldwatch_dashboard.figures import FONT
 from lldwatch_dashboard.lanes import Alignment, Lane
 from lldwatch_dashboard.panels import DARK, LIGHT, Palette
-from lldwatch_dashboard.series import Series
 
 TITLE, TOP, BOTTOM, LEFT, RIGHT = 40, 0, 46, 52, 22
 GAP = 0.075

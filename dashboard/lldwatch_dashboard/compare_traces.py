@@ -16,9 +16,10 @@ from urllib.parse import quote
 import numpy as np
 
 from lldwatch.parting import Parting
+from lldwatch.series import Series
 from lldwatch_dashboard.lanes import Alignment, Lane, last_finite, lines, spread
 from lldwatch_dashboard.panels import ALERT, DARK, LIGHT
-from lldwatch_dashboard.series import Series, edge_marks
+from lldwatch_dashboard.series import edge_marks
 
 COLOURS = ("#0072B2", "#D55E00", "#008060", "#A8467F", "#8A6A00", "#57606a")
 COLOURS_DARK = ("#56B4E9", "#F28E4B", "#35C79B", "#D98AB8", "#E3C13A", "#B4BCC6")

@@ -15,8 +15,8 @@ import plotly.graph_objects as go
 
 from lldwatch.diagnosis import Verdict
 from lldwatch.schema import Observation
+from lldwatch.series import Band, Series, bands, measured
 from lldwatch_dashboard import event_marks
-from lldwatch_dashboard import series as numbers
 from lldwatch_dashboard.event_marks import EventMark
 from lldwatch_dashboard.panels import (
     BOTTOM,
@@ -35,7 +35,7 @@ from lldwatch_dashboard.panels import (
 )
 from lldwatch_dashboard.ruler import IN_WORDS, PLAIN, Ruler, ruler_of
 from lldwatch_dashboard.run_view import RunView
-from lldwatch_dashboard.series import Band, Series, Span
+from lldwatch_dashboard.series import Span
 from lldwatch_dashboard.traces import Canvas, all_traces
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
@@ -67,7 +67,7 @@ def drawn(
         narrow: for a small screen.
     """
     view = view or RunView()
-    signals = {name: numbers.measured(observations, signal) for name, signal in READINGS.items() if name in _SHOWN}
+    signals = {name: measured(observations, signal) for name, signal in READINGS.items() if name in _SHOWN}
     sheet = sheet_of({name for name, line in signals.items() if len(line)})
     canvas = Canvas(DARK if dark else LIGHT, sheet, ruler_of(observations, view.along), view)
     layout = _layout(canvas, revision)
@@ -111,7 +111,7 @@ def _above(
     """Stages and events: what goes through all panels, and the words above them."""
     if not observations:
         return [], []
-    stages, palette, ruler = numbers.bands(verdicts), canvas.palette, canvas.ruler
+    stages, palette, ruler = bands(verdicts), canvas.palette, canvas.ruler
     shapes = [_band_shape(band, ruler, canvas.sheet.plot_height) for band in stages]
     ends = canvas.span or (observations[0].step - 0.5, observations[-1].step + 0.5)
     placed = event_marks.lanes(events, ruler, ends, width)

@@ -15,10 +15,11 @@ import numpy.typing as npt
 
 from lldwatch.diagnosis import Diagnosis
 from lldwatch.reports.compare_report import letter
+from lldwatch.series import Series, measured, thin
 from lldwatch.signals import SIGNALS
 from lldwatch_dashboard.choice import Align
 from lldwatch_dashboard.feed import Snapshot
-from lldwatch_dashboard.series import Series, measured, running_mean, thin
+from lldwatch_dashboard.series import running_mean
 
 Floats = npt.NDArray[np.float64]
 

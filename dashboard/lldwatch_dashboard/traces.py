@@ -13,12 +13,13 @@ import numpy as np
 
 from lldwatch.diagnosis import Stage, Verdict
 from lldwatch.schema import Observation
+from lldwatch.series import Series
 from lldwatch_dashboard import series as numbers
 from lldwatch_dashboard.event_marks import EventMark, escaped
 from lldwatch_dashboard.panels import ALERT, SHORT, Palette, Panel, Sheet, axis
 from lldwatch_dashboard.ruler import PLAIN, Ruler
 from lldwatch_dashboard.run_view import RunView
-from lldwatch_dashboard.series import Series, Span
+from lldwatch_dashboard.series import Span
 
 Trace = dict[str, Any]
 

@@ -7,15 +7,10 @@ import math
 from lldwatch import report
 from lldwatch.diagnosis import Diagnosis, Stage
 from lldwatch.glance import Glance
+from lldwatch.postmortem import STAGE_MEANING
 from lldwatch_dashboard.feed import Summary
 
 STAGE_ICON = {Stage.HEALTHY: "✓", Stage.STAGNATION: "◔", Stage.DECAY: "▲", Stage.COLLAPSE: "✖"}
-STAGE_MEANING = {
-    Stage.HEALTHY: "Nothing points to a collapse.",
-    Stage.STAGNATION: "Correct answers of earlier batches become less likely; nothing else has moved yet.",
-    Stage.DECAY: "The loss of likelihood is borne out by a second sign: a collapse is to be expected.",
-    Stage.COLLAPSE: "The reward is lost and stays lost, or the arithmetic broke.",
-}
 STATUS_ICON = {"ok": "✓", "warning": "▲", "critical": "✖", "skipped": "○"}
 
 UNKNOWN = "\N{EN DASH}"

@@ -191,7 +191,7 @@ def guarded(steps: Iterator[Step], tally: Tally) -> Iterator[Step]:
         yield from steps
     except (InputError, MemoryError):
         raise
-    except Exception as error:
+    except Exception as error:  # told in the account of the import, as a fault of ours
         tally.fault(error)
 
 

@@ -43,7 +43,7 @@ class LiveImport:
     def _run(self) -> None:
         try:
             self._read()
-        except Exception as error:
+        except Exception as error:  # raised in this thread nobody would see it: the command says it
             self.error = error
         self.begun.set()
 

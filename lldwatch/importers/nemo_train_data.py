@@ -9,37 +9,21 @@ policy may be a few updates older. Index 0 of each list belongs to no prediction
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from lldwatch.columns import Array
-from lldwatch.importers.format import Part, Rows, RowsFormat
-from lldwatch.importers.row_lines import numbers, objects, scalar
+from lldwatch.importers.format import RowsFormat
+from lldwatch.importers.row_lines import numbers, scalar
 from lldwatch.importers.tally import Tally
-from lldwatch.importers.token_rows import Mismatch, identity, response_row, responses_of
+from lldwatch.importers.token_rows import Mismatch, identity, reader, response_row
 
 _PER_TOKEN = ("prev_logprobs", "generation_logprobs")
 _TEXTS = "content and token_ids, the words of the responses, are not kept: lldwatch has no column for them"
 _NO_MASK = "no token_loss_mask (an older NeMo-RL): which tokens the policy wrote is unknown, rewards alone are read"
 _FORCED = "prev_logprobs are all 0, NeMo-RL did not compute them (force_on_policy_ratio): the engine's stand for them"
-
-
-def _read(places: Mapping[int, Sequence[Part]], tally: Tally) -> Callable[[int], Rows]:
-    def of_step(step: int) -> Rows:
-        rows, mismatch = [], Mismatch()
-        for where, given in objects(places[step], tally):
-            row = _row(given, mismatch, tally)
-            if row is None:
-                tally.drop("response whose lists are no numbers, or differ in length", where)
-            else:
-                rows.append(row)
-        if rows:
-            tally.note(_TEXTS)
-        return Rows(responses_of(rows), mismatch.values)
-
-    return of_step
 
 
 def _row(given: Mapping[str, Any], mismatch: Mismatch, tally: Tally) -> dict[str, float] | None:
@@ -97,5 +81,5 @@ FORMAT = RowsFormat(
     path=re.compile(r"(?:^|/)train_data_step(?P<step>\d+)\.jsonl$"),
     aside=re.compile(r"(?:^|/)val_data_step\d+\.jsonl$"),
     recognise=lambda path: f"it is named {path.name}",
-    read=_read,
+    read=reader(_row, "response", _TEXTS),
 )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from lldwatch.importers.source import Source
+from lldwatch.importers.tally import Tally
 
 _NONE = ("", "-", "--", "none", "null", "no log", "n/a")
 _WORDS: dict[str, float | None] = {**dict.fromkeys(_NONE), "true": 1.0, "false": 0.0}
@@ -61,6 +64,28 @@ def pairs(text: str) -> dict[str, str]:
     for single, double, value in _PAIR.findall(text):
         found[single or double] = value.strip().strip("'\"")
     return found
+
+
+def printed_rows(
+    source: Source, tally: Tally, sign: str, start: re.Pattern[str]
+) -> Iterator[tuple[str, re.Match[str], dict[str, str]]]:
+    """Lines in which Python printed a flat dict: where each stands, what `start` found before the dict, and the dict.
+
+    Args:
+        source: whose lines are read.
+        tally: counts rows that break off.
+        sign: stands in each such line, so that others need not be searched.
+        start: finds what stands before the dict, up to and with its brace.
+    """
+    for line in source.lines(tally):
+        found = start.search(line.text) if sign in line.text else None
+        if found is None:
+            continue
+        where, end = f"line {line.number}", line.text.rfind("}")
+        if end < found.end():
+            tally.drop("row that breaks off", where)
+        else:
+            yield where, found, pairs(line.text[found.end() : end])
 
 
 def whole(value: Any) -> int | None:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 from lldwatch.importers.format import Entry, Format
-from lldwatch.importers.numbers import number_in, pairs
+from lldwatch.importers.numbers import number_in, printed_rows
 from lldwatch.importers.source import Source
 from lldwatch.importers.tally import Tally
 
@@ -35,20 +35,12 @@ METRICS = {
 """Not mapped: `group_reward_std` (within a prompt, not over the responses), `return` (after KL penalty and baseline),
 `logprobs_diff` (to the reference policy, whose KL is `kl`), `ppo_kl` (mean fall of all log-probs), `total_length`."""
 
+_SIGN = "Global step "
 _START = re.compile(r"\bGlobal step (\d{1,15}): \{")
 
 
 def _read(source: Source, tally: Tally) -> Iterator[Entry]:
-    for line in source.lines(tally):
-        start = _START.search(line.text) if "Global step " in line.text else None
-        if start is None:
-            continue
-        where = f"line {line.number}"
-        end = line.text.rfind("}")
-        if end < start.end():
-            tally.drop("row that breaks off", where)
-            continue
-        values = pairs(line.text[start.end() : end])
+    for where, start, values in printed_rows(source, tally, _SIGN, _START):
         if number_in(values, "kl") == 0 and not number_in(values, "logprobs_diff"):
             del values["kl"]
             tally.note("kl is 0 where OpenRLHF has no reference policy: no KL divergence was measured")
@@ -61,7 +53,7 @@ FORMAT = Format(
     trainer="OpenRLHF",
     metrics=METRICS,
     line=re.compile(r"\bGlobal step \d{1,15}: \{'"),
-    sign="Global step ",
+    sign=_SIGN,
     read=_read,
     whole_steps=True,
 )

@@ -9,13 +9,13 @@ only in some versions.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from lldwatch.importers.format import Part, Rows, RowsFormat
-from lldwatch.importers.row_lines import numbers, objects
+from lldwatch.importers.format import RowsFormat
+from lldwatch.importers.row_lines import numbers
 from lldwatch.importers.tally import Tally
-from lldwatch.importers.token_rows import Mismatch, response_row, responses_of
+from lldwatch.importers.token_rows import Mismatch, reader, response_row
 from lldwatch.rollup import ADVANTAGE_TOLERANCE
 
 _PER_TOKEN = ("trainer_logprobs", "inference_logprobs", "entropy", "advantages", "is_masked", "rewards")
@@ -24,20 +24,6 @@ _CHANGE = (
     "engines differ and how old the weights of inference were, rollout_kl says how much"
 )
 _CORRECT = "no rewards in the token exports: a sample with a positive advantage counts as correct"
-
-
-def _read(places: Mapping[int, Sequence[Part]], tally: Tally) -> Callable[[int], Rows]:
-    def of_step(step: int) -> Rows:
-        rows, mismatch = [], Mismatch()
-        for where, given in objects(places[step], tally):
-            row = _row(given, mismatch, tally)
-            if row is None:
-                tally.drop("sample whose lists are no numbers, or differ in length", where)
-            else:
-                rows.append(row)
-        return Rows(responses_of(rows), mismatch.values)
-
-    return of_step
 
 
 def _row(given: Mapping[str, Any], mismatch: Mismatch, tally: Tally) -> dict[str, float] | None:
@@ -81,5 +67,5 @@ FORMAT = RowsFormat(
     trainer="prime-rl",
     path=re.compile(r"(?:^|/)token_exports/step_(?P<step>\d+)/rank_\d+\.jsonl$"),
     recognise=lambda path: "it lies in token_exports",
-    read=_read,
+    read=reader(_row, "sample"),
 )

@@ -107,7 +107,7 @@ class _Reader:
             return self._read(step)
         except MemoryError:
             raise
-        except Exception as error:
+        except Exception as error:  # told in the account of the import, as a fault of ours
             self._tally.fault(error)
             return _NONE
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lldwatch.importers.format import Entry, Format
-from lldwatch.importers.numbers import number, number_in, pairs
+from lldwatch.importers.numbers import number, number_in, printed_rows
 from lldwatch.importers.source import Source
 from lldwatch.importers.tally import Tally
 
@@ -94,16 +94,8 @@ class _Rollouts:
 def _read(source: Source, tally: Tally) -> Iterator[Entry]:
     rollouts = _Rollouts()
     where = ""
-    for line in source.lines(tally):
-        start = _START.search(line.text) if ": {" in line.text else None
-        if start is None:
-            continue
-        where = f"line {line.number}"
-        end = line.text.rfind("}")
-        if end < start.end():
-            tally.drop("row that breaks off", where)
-            continue
-        kind, count, values = start[1], int(start[2]), pairs(line.text[start.end() : end])
+    for where, start, values in printed_rows(source, tally, ": {", _START):
+        kind, count = start[1], int(start[2])
         if kind == "step" and rollouts.begun is None:
             yield Entry(count, values, where)
         elif kind == "step":

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from lldwatch.postmortem import printable
+
 _MOST_KEYS = 1000
 
 
@@ -69,5 +71,5 @@ class Tally:
 
 
 def one_line(words: str) -> str:
-    """Without what would move a terminal's cursor, since the words of a log may hold anything."""
-    return words if words.isprintable() else " ".join("".join(c if c.isprintable() else " " for c in words).split())
+    """What the words of a log may hold must neither break a message into lines nor move a terminal's cursor."""
+    return printable(" ".join(words.split()))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 
 from lldwatch.columns import Array
+from lldwatch.importers.format import Part, Rows
+from lldwatch.importers.row_lines import objects
+from lldwatch.importers.tally import Tally
 from lldwatch.schema import Responses
 
 LOW, VERY_LOW = math.log(0.1), math.log(0.01)
@@ -74,6 +78,41 @@ def responses_of(rows: Sequence[Mapping[str, float]]) -> Responses:
     """The rows as columns: those that every row has."""
     common = set.intersection(*(set(row) for row in rows)) if rows else set()
     return Responses(**{name: np.array([row[name] for row in rows]) for name in common})
+
+
+Read = Callable[[Mapping[int, Sequence[Part]], Tally], Callable[[int], Rows]]
+"""What `RowsFormat.read` is."""
+
+
+def reader(
+    row_of: Callable[[Mapping[str, Any], Mismatch, Tally], Mapping[str, float] | None],
+    what: str,
+    note: str | None = None,
+) -> Read:
+    """`read` of a format whose files hold a response a line, token by token.
+
+    Args:
+        row_of: the response of a line; None if it is none.
+        what: a line holds, for messages.
+        note: what is said where there are any.
+    """
+
+    def read(places: Mapping[int, Sequence[Part]], tally: Tally) -> Callable[[int], Rows]:
+        def of_step(step: int) -> Rows:
+            rows, mismatch = [], Mismatch()
+            for where, given in objects(places[step], tally):
+                row = row_of(given, mismatch, tally)
+                if row is None:
+                    tally.drop(f"{what} whose lists are no numbers, or differ in length", where)
+                else:
+                    rows.append(row)
+            if rows and note:
+                tally.note(note)
+            return Rows(responses_of(rows), mismatch.values)
+
+        return of_step
+
+    return read
 
 
 class Mismatch:

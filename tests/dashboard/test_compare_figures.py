@@ -8,10 +8,10 @@ import plotly.graph_objects as go
 import pytest
 
 from lldwatch.parting import Parting
+from lldwatch.series import Series
 from lldwatch_dashboard.compare_figures import MOST_IN_ONE_BOX, POINTS, figure, height
 from lldwatch_dashboard.compare_traces import COLOURS, DASHES, key_picture, look, short
 from lldwatch_dashboard.lanes import Lane, aligned
-from lldwatch_dashboard.series import Series
 
 
 def lane(place: int, *, onset: int | None = None, steps: int = 40, name: str = "run", **signals: Any) -> Lane:

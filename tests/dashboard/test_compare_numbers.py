@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from lldwatch import SIGNALS, Diagnosis, Observation, RunInfo, Stage
 from lldwatch.diagnosis import Episode
+from lldwatch.series import Series
 from lldwatch_dashboard import beside
 from lldwatch_dashboard.beside import Comparisons
 from lldwatch_dashboard.choice import MOST, PANELS, Choice
 from lldwatch_dashboard.feed import Snapshot, Summary
 from lldwatch_dashboard.lanes import Alignment, Lane, aligned, lane_of, lines, onset_of, spread
-from lldwatch_dashboard.series import Series
 
 
 def snapshot(name: str, steps: range, *, onset: int | None = None, info: dict[str, Any] | None = None) -> Snapshot:

@@ -10,9 +10,10 @@ import pytest
 
 from lldwatch import Observation, Stage
 from lldwatch.diagnosis import Verdict
+from lldwatch.series import Band, Series
 from lldwatch_dashboard.figures import empty_figure, log_ticks, room, run_figure, stage_labels
 from lldwatch_dashboard.panels import ALWAYS, LIGHT, PANELS, READINGS, TOP, Sheet, axis, left_out, sheet_of
-from lldwatch_dashboard.series import MAX_POINTS, Band, Series
+from lldwatch_dashboard.series import MAX_POINTS
 
 
 def trace(figure: go.Figure, meta: str) -> Any:

@@ -11,6 +11,7 @@ from dash.development.base_component import Component
 
 from lldwatch import Diagnosis, Observation, RunInfo, Stage
 from lldwatch.diagnosis import Check, Evidence
+from lldwatch.series import Series
 from lldwatch_dashboard import why
 from lldwatch_dashboard.downloads import as_csv, file_name
 from lldwatch_dashboard.event_marks import MOST_LABELS, EventMark, escaped, event_marks, lanes
@@ -20,7 +21,7 @@ from lldwatch_dashboard.pages.run import death
 from lldwatch_dashboard.panels import ALWAYS, READINGS, left_out, sheet_of
 from lldwatch_dashboard.ruler import PLAIN, ruler_of, stretch
 from lldwatch_dashboard.run_view import RunView
-from lldwatch_dashboard.series import MAX_POINTS, Series, edge_marks, thin_around, usual, within
+from lldwatch_dashboard.series import MAX_POINTS, edge_marks, thin_around, usual, within
 
 STEPS = [Observation(step=step, reward=0.5, updates=4, time=1e9 + 10 * step) for step in range(1, 41)]
 

@@ -7,19 +7,8 @@ import pytest
 
 from lldwatch import SIGNALS, Observation, Stage
 from lldwatch.diagnosis import Verdict
-from lldwatch_dashboard.series import (
-    MAX_POINTS,
-    Band,
-    Mark,
-    Series,
-    bands,
-    edge_marks,
-    measured,
-    noise_floor,
-    running_mean,
-    standard_error,
-    thin,
-)
+from lldwatch.series import Band, Series, bands, measured, thin
+from lldwatch_dashboard.series import MAX_POINTS, Mark, edge_marks, noise_floor, running_mean, standard_error
 
 NAN, INF = math.nan, math.inf
 
@@ -59,9 +48,9 @@ def test_thinning_keeps_a_spike_and_a_nan_of_one_step(count: int, limit: int) ->
 
 
 def test_thinning_leaves_short_series_alone_and_stands_nan_everywhere() -> None:
-    assert thin(np.arange(7.0)).tolist() == list(range(7))
-    assert len(thin(np.full(10_000, NAN))) <= MAX_POINTS
-    assert thin(np.zeros(0)).tolist() == []
+    assert thin(np.arange(7.0), MAX_POINTS).tolist() == list(range(7))
+    assert len(thin(np.full(10_000, NAN), MAX_POINTS)) <= MAX_POINTS
+    assert thin(np.zeros(0), MAX_POINTS).tolist() == []
 
 
 def test_zeros_on_a_log_axis_are_marked_at_the_bottom_and_nan_at_the_top() -> None:

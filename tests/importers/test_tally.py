@@ -10,8 +10,8 @@ from lldwatch.importers.tally import Tally, one_line
     [
         ("as it was", "as it was"),
         ("first\nsecond\r\n third", "first second third"),
-        ("red \x1b[31m text\x07", "red [31m text"),
-        ("right \N{RIGHT-TO-LEFT OVERRIDE}left", "right left"),
+        ("red \x1b[31m text\x07", "red \N{REPLACEMENT CHARACTER}[31m text\N{REPLACEMENT CHARACTER}"),
+        ("right \N{RIGHT-TO-LEFT OVERRIDE}left", "right \N{REPLACEMENT CHARACTER}left"),
         ("caf\N{LATIN SMALL LETTER E WITH ACUTE} \N{SNOWMAN}", "caf\N{LATIN SMALL LETTER E WITH ACUTE} \N{SNOWMAN}"),
     ],
 )

@@ -31,14 +31,6 @@ NOTHING: dict[str, Any] = {
 
 def page(search: str | None) -> Component:
     """The page of a comparison; `register` keeps it filled."""
-    options = [{"label": signal.title, "value": name} for name, signal in SIGNALS.items()]
-    signals = dcc.Dropdown(
-        options,
-        list(Choice.of(search).signals),
-        multi=True,
-        id="compare-signals",
-        placeholder="Signals: the usual ones",
-    )
     graph = dcc.Graph(
         id="compare-figure",
         figure=NOTHING,
@@ -46,13 +38,6 @@ def page(search: str | None) -> Component:
     )
     about = "The signals of the runs, one panel each, all on the same axis"
     panels = html.Div(graph, role="group", tabIndex="0", className="figure", **attributes(aria_label=about))
-    tools = [
-        html.Div(id="compare-ways"),
-        html.Div(signals, className="signals"),
-        html.Button("Copy link", id="compare-share"),
-        html.Button("CSV", id="compare-csv", title="Every measured value of the panels"),
-        html.Span(id="compare-said", role="status", className="muted"),
-    ]
     return html.Div(
         [
             *clock("compare"),
@@ -62,13 +47,27 @@ def page(search: str | None) -> Component:
             html.H1("Compare"),
             html.Div(id="compare-runs", className="wide"),
             html.Div(id="compare-words"),
-            html.Div(tools, className="tools"),
+            html.Div(_tools(search), className="tools"),
             html.Ul(id="compare-notes", className="muted notes"),
             html.Div([_key(), panels], className="plots", id="compare-plots"),
             html.Div(id="compare-details"),
         ],
         className="compare-page",
     )
+
+
+def _tools(search: str | None) -> list[Component]:
+    options = [{"label": signal.title, "value": name} for name, signal in SIGNALS.items()]
+    chosen = list(Choice.of(search).signals)
+    usual = "Signals: the usual ones"
+    signals = dcc.Dropdown(options, chosen, multi=True, id="compare-signals", placeholder=usual)
+    return [
+        html.Div(id="compare-ways"),
+        html.Div(signals, className="signals"),
+        html.Button("Copy link", id="compare-share"),
+        html.Button("CSV", id="compare-csv", title="Every measured value of the panels"),
+        html.Span(id="compare-said", role="status", className="muted"),
+    ]
 
 
 def _key() -> Component:
@@ -79,7 +78,7 @@ def _key() -> Component:
 def ways(choice: Choice) -> list[Component]:
     """How the runs are laid upon each other and smoothed: each way is an address."""
     by = [
-        _way(text, replace(choice, align=align), choice.align == align, f"align-{align}")  # type: ignore[arg-type]
+        _way(text, replace(choice, align=align), choice.align == align, f"align-{align}")
         for align, text in ALIGNED.items()
     ]
     means = [
@@ -137,32 +136,8 @@ def register(app: Dash, feed: Feed) -> None:
     comparisons = Comparisons()
 
     def show(pulse: dict[str, Any] | None, search: str | None, shown: list[Any] | None) -> tuple[Any, ...]:
-        pulse, choice = pulse or {}, Choice.of(search)
-        dark, columns = bool(pulse.get("dark")), 1 if pulse.get("narrow") else 2
-        now = _gather(choice, feed, comparisons)
-        view = [choice.search, dark, columns]
-        marks = [
-            view,
-            [snapshot.version for snapshot in now.snapshots],
-            mark(_judged(now.comparison)),
-            list(now.signals),
-        ]
-        if marks == shown:
-            raise PreventUpdate
-        before = shown or [None] * len(marks)
-        drawn = _figure(now, choice, dark, columns)
-        # the same panels of the same runs: what is new is laid into the figure, which keeps its zoom
-        same = before[0] == view and before[3] == marks[3]
-        return (
-            beside.runs_table(now.snapshots, choice, now.comparison, dark=dark) if choice.runs else beside.empty(),
-            beside.sentences(now.comparison),
-            no_update if before[0] == view else ways(choice),
-            [html.Li(line) for line in beside.notes(choice, now.alignment, now.lanes, now.lacking)],
-            _patch(drawn) if same else drawn,
-            {"height": f"{height(len(now.signals), columns)}px"} if now.signals else {"display": "none"},
-            beside.details(now.comparison) if before[2] != marks[2] or before[0] != view else no_update,
-            marks,
-        )
+        choice = Choice.of(search)
+        return _show(_gather(choice, feed, comparisons), choice, pulse or {}, shown)
 
     def choose_signals(signals: Sequence[str] | None, search: str | None) -> tuple[Any, Any]:
         choice = Choice.of(search)
@@ -178,6 +153,10 @@ def register(app: Dash, feed: Feed) -> None:
         content = beside.as_csv(now.lanes, now.alignment, now.signals)
         return {"content": content, "filename": "comparison.csv", "type": "text/csv"}
 
+    _connect(app, show, choose_signals, download)
+
+
+def _connect(app: Dash, show: Any, choose_signals: Any, download: Any) -> None:
     outputs = [Output(f"compare-{name}", "children") for name in ("runs", "words", "ways", "notes")]
     outputs += [Output("compare-figure", "figure"), Output("compare-figure", "style")]
     outputs += [Output("compare-details", "children"), Output("compare-shown", "data")]
@@ -203,6 +182,34 @@ def register(app: Dash, feed: Feed) -> None:
         app.clientside_callback(  # type: ignore[no-untyped-call]  # dash's is untyped
             ClientsideFunction("lldwatch_compare", function), output, trigger, prevent_initial_call=True
         )
+
+
+def _show(now: _Shown, choice: Choice, pulse: dict[str, Any], shown: list[Any] | None) -> tuple[Any, ...]:
+    """The page as far as it has changed."""
+    dark, columns = bool(pulse.get("dark")), 1 if pulse.get("narrow") else 2
+    view = [choice.search, dark, columns]
+    marks = [
+        view,
+        [snapshot.version for snapshot in now.snapshots],
+        mark(_judged(now.comparison)),
+        list(now.signals),
+    ]
+    if marks == shown:
+        raise PreventUpdate
+    before = shown or [None] * len(marks)
+    drawn = _figure(now, choice, dark, columns)
+    # the same panels of the same runs: what is new is laid into the figure, which keeps its zoom
+    same = before[0] == view and before[3] == marks[3]
+    return (
+        beside.runs_table(now.snapshots, choice, now.comparison, dark=dark) if choice.runs else beside.empty(),
+        beside.sentences(now.comparison),
+        no_update if before[0] == view else ways(choice),
+        [html.Li(line) for line in beside.notes(choice, now.alignment, now.lanes, now.lacking)],
+        _patch(drawn) if same else drawn,
+        {"height": f"{height(len(now.signals), columns)}px"} if now.signals else {"display": "none"},
+        beside.details(now.comparison) if before[2] != marks[2] or before[0] != view else no_update,
+        marks,
+    )
 
 
 def _figure(now: _Shown, choice: Choice, dark: bool, columns: int) -> dict[str, Any]:

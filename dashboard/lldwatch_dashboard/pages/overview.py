@@ -196,6 +196,10 @@ def register(app: Dash, feed: Feed, glances: Glances) -> None:
         runs = part_of(glances.look().runs, View.of(search)).matched
         return {"content": as_csv(runs, time.time()), "filename": "runs.csv", "type": "text/csv"}
 
+    _connect(app, show, choose, filter_by, download)
+
+
+def _connect(app: Dash, show: Any, choose: Any, filter_by: Any, download: Any) -> None:
     outputs = [Output("list-body", "children"), Output("list-shown", "data"), Output("list-facts", "children")]
     outputs += [Output("list-note", "children"), Output("list-pager", "children")]
     inputs = [Input("list-pulse", "data"), Input("list-url", "search")]

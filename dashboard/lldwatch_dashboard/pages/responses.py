@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from dash import Dash, Input, Output, State, dcc, html, no_update, set_props
+from dash import Dash, Input, Output, State, ctx, dcc, html, no_update, set_props
 from dash.exceptions import PreventUpdate
 
 from lldwatch.errors import LldwatchError
@@ -139,7 +139,12 @@ class _Shown:
         return no_update, no_update, None, [], empty, True, state
 
     def _set(self, chosen: Kind, view: View, kind: str | None, colour: str | None) -> None:
-        """The controls as the address says, when it was opened by a link or with the browser's way back."""
+        """The controls as the address says, when it was opened by a link or with the browser's way back.
+
+        Only then: a drawing that began before somebody moved a control, and ends after it, would move it back.
+        """
+        if "responses-url.search" not in ctx.triggered_prop_ids:
+            return
         if kind != chosen.name:
             set_props("responses-kind", {"value": chosen.name})
         if colour != view.colour:

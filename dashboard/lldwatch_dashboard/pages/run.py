@@ -29,22 +29,6 @@ _UNWANTED = ["lasso2d", "select2d", "toImage"]  # the picture of the button besi
 
 def page(name: str) -> Component:
     """The page of one run; `header`, `figures.run_figure` and `why` fill it."""
-    graph = dcc.Graph(
-        id="run-figure",
-        figure=empty_figure(),
-        style={"height": f"{Sheet().height}px"},
-        config={"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": _UNWANTED},
-    )
-    about = (
-        "Likelihood change, log-likelihood, entropy, gradient norm, reward and more by step, with the stages as bands"
-    )
-    figure = html.Div(
-        [graph, html.Div(titles(Sheet()), id="run-titles")],
-        role="group",
-        className="figure",
-        tabIndex="0",
-        **attributes(aria_label=about),
-    )
     column = html.Aside([html.Div(id="findings"), html.Div(id="about")], id="why", **attributes(aria_label="Why"))
     head = [
         html.Div([html.H1(name), html.Span(id="stage-badge")], className="name"),
@@ -62,11 +46,30 @@ def page(name: str) -> Component:
             dcc.Store(id="run-name", data=name),
             html.Div(head, className="head"),
             html.Div(
-                [html.Div([tools(), legend, figure, left_out, glossary()], className="plots"), column],
+                [html.Div([tools(), legend, _panels(), left_out, glossary()], className="plots"), column],
                 className="columns",
             ),
         ],
         className="run-page",
+    )
+
+
+def _panels() -> Component:
+    graph = dcc.Graph(
+        id="run-figure",
+        figure=empty_figure(),
+        style={"height": f"{Sheet().height}px"},
+        config={"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": _UNWANTED},
+    )
+    about = (
+        "Likelihood change, log-likelihood, entropy, gradient norm, reward and more by step, with the stages as bands"
+    )
+    return html.Div(
+        [graph, html.Div(titles(Sheet()), id="run-titles")],
+        role="group",
+        className="figure",
+        tabIndex="0",
+        **attributes(aria_label=about),
     )
 
 
@@ -126,6 +129,10 @@ def register(app: Dash, feed: Feed) -> None:
         kind = str(ctx.triggered_id).removeprefix("run-")
         return downloads.sent(kind, feed.locate(name), name, feed.snapshot(name).observations, span)
 
+    _connect(app, show_header, show_run, steer, download)
+
+
+def _connect(app: Dash, show_header: Any, show_run: Any, steer: Any, download: Any) -> None:
     app.callback(
         {
             "badge": Output("stage-badge", "children"),
@@ -206,8 +213,15 @@ def _run(snapshot: Snapshot, pulse: dict[str, Any], view: RunView, shown: Any, r
 
 def _figure(snapshot: Snapshot, view: RunView, look: list[bool]) -> tuple[go.Figure, Canvas]:
     events = event_marks(snapshot.summary.diagnosis, snapshot.observations, snapshot.events)
-    how = {"view": view, "revision": snapshot.summary.name, "dark": look[0], "narrow": look[1]}
-    return drawn(snapshot.observations, snapshot.verdicts, events, **how)  # type: ignore[arg-type]
+    return drawn(
+        snapshot.observations,
+        snapshot.verdicts,
+        events,
+        view=view,
+        revision=snapshot.summary.name,
+        dark=look[0],
+        narrow=look[1],
+    )
 
 
 def _turn(patch: Patch, span: Span | None, before: list[Any], view: RunView, chosen: Span | None, ruler: Ruler) -> None:
