@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dash import Dash
+from flask import Response, request, send_file
 from plotly.offline import get_plotlyjs_version
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, select_address_family
 from werkzeug.serving import make_server as werkzeug_server
@@ -25,7 +26,9 @@ from lldwatch_dashboard.safety import TOKEN_VARIABLE, Guard, checked, choose_tok
 from lldwatch_dashboard.shared import shell
 
 BUNDLE = Path(__file__).parent / "assets" / "plotly-cartesian.min.js"
-"""The part of plotly.js that is used, if it was fetched: dash loads its own only if there is none."""
+"""The part of plotly.js that is used, if it was fetched."""
+_PLOTLY = "/_dash-component-suites/plotly/package_data/plotly.min.js"
+"""Where a page asks for plotly.js, once it has something to draw."""
 
 
 def create_app(root: str | os.PathLike[str], guard: Guard | None = None) -> Dash:
@@ -40,7 +43,7 @@ def create_app(root: str | os.PathLike[str], guard: Guard | None = None) -> Dash
         title="lldwatch",
         update_title="",  # the tab's title says the stage
         serve_locally=True,
-        assets_ignore=_other_bundle(),
+        assets_ignore=re.escape(BUNDLE.name),  # as an asset every page would load it, the list too
         suppress_callback_exceptions=True,  # a page's elements are there only while it is open
         on_error=callbacks.say_failed,
         meta_tags=[{"name": "viewport", "content": "width=device-width, initial-scale=1"}],
@@ -49,17 +52,22 @@ def create_app(root: str | os.PathLike[str], guard: Guard | None = None) -> Dash
     app.layout = shell()
     callbacks.register(app, Feed(root))
     protect(app.server, guard or Guard(), app.callback_map, app.csp_hashes())
+    if _fits():
+        app.server.before_request(_smaller_plotly)
     return app
 
 
-def _other_bundle() -> str:
-    """The pattern of a smaller plotly.js that was fetched for another version of plotly: its own is used then."""
+def _fits() -> bool:
+    """The smaller plotly.js is there, and of the version that the installed plotly has."""
     try:
         with BUNDLE.open(encoding="utf-8") as file:
-            head = file.read(300)
+            return f" v{get_plotlyjs_version()}\n" in file.read(300)
     except OSError:
-        return ""
-    return "" if f" v{get_plotlyjs_version()}\n" in head else re.escape(BUNDLE.name)
+        return False
+
+
+def _smaller_plotly() -> Response | None:
+    return send_file(BUNDLE, mimetype="text/javascript") if request.path == _PLOTLY else None
 
 
 def make_server(

@@ -280,11 +280,22 @@ def test_a_bundle_of_another_plotly_is_left_aside(root: Path, tmp_path: Path, mo
     bundle = tmp_path / "plotly-cartesian.min.js"
     monkeypatch.setattr(app_module, "BUNDLE", bundle)
     monkeypatch.setattr(app_module, "get_plotlyjs_version", lambda: "9.8.7")
-    assert create_app(root).config.assets_ignore == ""
-    bundle.write_text("/**\n* plotly.js (cartesian - minified) v9.8.7\n*/")
-    assert create_app(root).config.assets_ignore == ""
-    bundle.write_text("/**\n* plotly.js (cartesian - minified) v9.8.70\n*/")
-    assert re.search(create_app(root).config.assets_ignore, bundle.name)
+    address, ours = (
+        "/_dash-component-suites/plotly/package_data/plotly.min.js",
+        b"/**\n* plotly.js (cartesian) v9.8.7\n*/",
+    )
+
+    def served() -> bytes:
+        app = create_app(root)
+        assert bundle.name.encode() not in app.server.test_client().get("/").data, "no page loads it unasked"
+        with app.server.test_client().get(address) as answer:
+            return answer.data
+
+    assert ours not in served()
+    bundle.write_bytes(ours)
+    assert served() == ours
+    bundle.write_bytes(ours.replace(b"9.8.7", b"9.8.70"))
+    assert ours not in served()
 
 
 def test_the_command_passes_on_who_may_ask(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
