@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import contextlib
-import shutil
 import subprocess
 import sys
 import threading
@@ -299,29 +297,3 @@ def test_runs_are_found_at_any_depth_and_not_inside_runs(tmp_path: Path) -> None
 def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunNotFoundError, match="missing does not exist"):
         list_runs(tmp_path / "missing")
-
-
-def test_a_run_of_schema_version_1_is_read_as_it_was_written() -> None:
-    run = Run(Path(__file__).parent / "old_runs" / "schema1")
-    assert run.info.schema_version == 1
-    observations = run.observations()
-    assert [step.step for step in observations] == list(range(1, 7))
-    assert observations[-1].cross_update_change == pytest.approx(-0.06)
-    assert observations[-1].post_update_correct is None  # a column that came later
-    assert run.responses()["log_prob"].to_pylist() == 6 * [-1.0, -2.5, -3.0]
-    assert run.responses()["low_confidence_tokens"].to_pylist() == 18 * [None]
-    assert run.probes()["kind"].to_pylist() == 6 * ["cross_update", "cross_update", "noise"]
-    assert len(run.tokens()) == len(run.actions()) == len(run.positions()) == len(run.gradients()) == 0
-    assert len(run.events()) == 1
-    assert run.problems == []
-
-
-def test_a_run_of_schema_version_1_can_be_gone_on_with(tmp_path: Path) -> None:
-    path = tmp_path / "run"
-    shutil.copytree(Path(__file__).parent / "old_runs" / "schema1", path)
-    with contextlib.closing(Recorder(path, RunInfo(), resume=True)) as recorder:
-        recorder.record(Observation(step=7, fixed_anchor_change=0.5), [Responses(low_confidence_tokens=[3])])
-    run = Run(path)
-    assert [step.fixed_anchor_change for step in run.observations()] == [None] * 6 + [0.5]
-    assert run.responses()["low_confidence_tokens"].to_pylist() == 18 * [None] + [3]
-    assert run.problems == []

@@ -123,9 +123,10 @@ def _check_sizes(file: pq.ParquetFile, columns: Mapping[str, Any], source: Sourc
     about = file.metadata
     if about.num_rows > MOST_ROWS:
         raise InputError(f"{source.name} has {about.num_rows:,} rows, more than {MOST_ROWS:,}: one a step is expected")
-    for group in range(about.num_row_groups):
-        for index in range(about.num_columns):
-            chunk = about.row_group(group).column(index)
+    for group in map(about.row_group, range(about.num_row_groups)):
+        if group.total_byte_size <= LARGEST_CHUNK:  # looking at a chunk of a damaged footer may abort the process
+            continue
+        for chunk in map(group.column, range(about.num_columns)):
             if chunk.path_in_schema in columns and chunk.total_uncompressed_size > LARGEST_CHUNK:
                 size, most = chunk.total_uncompressed_size / 1024**2, LARGEST_CHUNK // 1024**2
                 raise InputError(

@@ -14,6 +14,7 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -153,7 +154,8 @@ def main() -> int:
     parser.add_argument("--engine", choices=("mutations", "atheris"), default="mutations")
     parser.add_argument("--only", nargs="*", help="names of formats")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, default=Path("/tmp/lldwatch-fuzz"), help="for what crashed")
+    keep = Path(tempfile.gettempdir()) / "lldwatch-fuzz"
+    parser.add_argument("--keep", type=Path, default=keep, help="for what crashed")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     faulthandler.enable()
