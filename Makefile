@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := .venv-peers
+LOWEST := tests/dashboard tests/importers $(filter-out tests/test_readme.py tests/test_package.py tests/test_supply.py, $(wildcard tests/test_*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports unit test-trl-matrix test-swift test-verl test-openrlhf bench bench-llds bench-peers samples samples-foreign assets screenshot clean
+.PHONY: help demo test lint types imports unit test-lowest audit test-trl-matrix test-swift test-verl test-openrlhf bench bench-llds bench-peers samples samples-foreign assets screenshot clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +29,19 @@ imports: $(READY) ## who may import whom
 
 unit: $(READY) ## the tests; ARGS="-k recorder" chooses
 	@$(BIN)/pytest $(ARGS)
+
+test-lowest: ## the tests of core and dashboard with the lowest versions that pyproject.toml admits (10 minutes)
+	@test -d .venv-lowest || $(PYTHON) -m venv .venv-lowest
+	@.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -r constraints.txt
+	@.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check $$($(PYTHON) tests/lowest.py dashboard pandas demo) \
+		hypothesis pytest pytest-timeout
+	@.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@.venv-lowest/bin/python -m pytest -p no:cacheprovider $(LOWEST)
+
+audit: $(READY) ## known vulnerabilities of what is installed (asks pypi.org)
+	@test -x .venv-audit/bin/pip-audit || { $(PYTHON) -m venv .venv-audit && \
+		.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit; }
+	@.venv-audit/bin/pip-audit --skip-editable --path $$(echo $(VENV)/lib/python*/site-packages)
 
 test-trl-matrix: $(READY) ## the tests of the TRL integration with seven versions of it (20 minutes); prints the table
 	@$(BIN)/python tests/integrations/trl_matrix.py $(ARGS)

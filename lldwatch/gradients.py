@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from lldwatch.errors import InputError
 from lldwatch.schema import Gradients
 
+__all__ = ["GradientNorms"]
+
 _ORDER = ("embedding", "block", "head", "other")
 _HEAD = re.compile(r"(^|_)heads?$|^(score|classifier|embed_out|unembed|out(put)?_proj(ection)?|output(_layer)?)$")
 _STACKS = ("blocks", "layers", "layer", "h")

@@ -17,6 +17,8 @@ from lldwatch.rollup import ADVANTAGE_TOLERANCE
 from lldwatch.schema import Positions, Responses
 from lldwatch.token_runs import action_index, place_in_action
 
+__all__ = ["per_response"]
+
 LOW_CONFIDENCE = (0.1, 0.01)
 """Probabilities below which a token counts as written with low and with very low confidence."""
 

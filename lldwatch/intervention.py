@@ -18,6 +18,8 @@ from lldwatch.diagnosis import Family, Stage, Verdict
 from lldwatch.errors import InputError
 from lldwatch.forecast import ALARM
 
+__all__ = ["Correct"]
+
 Mode = Literal["off", "on", "auto"]
 MODES = ("off", "on", "auto")
 

@@ -41,6 +41,8 @@ from lldwatch.llds_inputs import check_set, check_settings, check_tensors, check
 from lldwatch.rollup import ADVANTAGE_TOLERANCE
 from lldwatch.token_runs import action_index
 
+__all__ = ["LldsTerm", "llds_loss", "preserved_tokens", "scheduled_answer_weight"]
+
 Gate = Literal["action", "response", "token"]
 Normaliser = Literal["preserved_tokens", "response_tokens", "global_tokens"]
 Preserve = Literal["non_negative", "positive"]

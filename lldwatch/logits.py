@@ -38,6 +38,8 @@ from torch import Tensor
 
 from lldwatch.errors import InputError
 
+__all__ = ["log_probs_and_entropy"]
+
 log = logging.getLogger("lldwatch")
 
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)

@@ -27,6 +27,8 @@ from lldwatch.rescore import Batch, Held, Score, Scored, action_rows, probe_rows
 from lldwatch.samples import evenly, held_of, pairs
 from lldwatch.schema import Probes
 
+__all__ = ["LikelihoodProbe"]
+
 ANCHOR_STEPS = 4
 """Fixed anchors are taken from so many steps, the first ones that have correct responses."""
 

@@ -18,6 +18,8 @@ import torch.distributed as dist
 
 from lldwatch.errors import InputError, LldwatchError, RanksError
 
+__all__ = ["Ranks"]
+
 Mine = TypeVar("Mine")
 Answer = TypeVar("Answer")
 

@@ -27,6 +27,8 @@ from lldwatch.errors import InputError
 from lldwatch.rescore import Batch, Held, Score, score_all
 from lldwatch.samples import evenly, held_of
 
+__all__ = ["LaggedPolicy", "Replay", "Replayed"]
+
 Weights = dict[str, Tensor]
 
 

@@ -16,6 +16,8 @@ import numpy.typing as npt
 
 from lldwatch.errors import InputError
 
+__all__ = ["Forecast", "Judged", "Score", "reliability", "resolved", "score"]
+
 Floats = npt.NDArray[np.float64]
 
 

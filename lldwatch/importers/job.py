@@ -28,6 +28,8 @@ from lldwatch.importers.trainers import TABLES
 from lldwatch.importers.write import RunWriter
 from lldwatch.schema import RunInfo
 
+__all__ = ["Options", "import_logs"]
+
 STDIN = "-"
 _NUMBERED = re.compile(r"(?:run|table)[- ]\d+(?:-\d+)?")
 
