@@ -4,10 +4,13 @@
 that need torch are in `lldwatch.hooks` and `lldwatch.probes`; this package itself loads neither torch, dash nor pandas.
 """
 
+from lldwatch.alert_channels import Command, Webhook
+from lldwatch.alerts import Alert
 from lldwatch.checks import Settings
 from lldwatch.detector import CollapseDetector, diagnose
 from lldwatch.diagnosis import Diagnosis, Family, Stage
 from lldwatch.errors import (
+    DeliveryError,
     InputError,
     LldwatchError,
     RanksError,
@@ -26,7 +29,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "SIGNALS",
+    "Alert",
     "CollapseDetector",
+    "Command",
+    "DeliveryError",
     "Diagnosis",
     "Family",
     "InputError",
@@ -45,6 +51,7 @@ __all__ = [
     "ScoreError",
     "Settings",
     "Stage",
+    "Webhook",
     "diagnose",
     "list_runs",
 ]

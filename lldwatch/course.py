@@ -6,17 +6,22 @@ over what it decided and keep their own rows.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+from lldwatch.alert_channels import Channel
+from lldwatch.alert_delivery import check
+from lldwatch.alert_live import LiveAlerts
+from lldwatch.alerts import name_of
 from lldwatch.control import Order, Orders
 from lldwatch.detector import CollapseDetector
-from lldwatch.diagnosis import Diagnosis
+from lldwatch.diagnosis import Diagnosis, Stage
 from lldwatch.errors import RanksError
 from lldwatch.gathered import Gathered, fields_of, repeated
 from lldwatch.intervention import Correct, Decision, Intervention
@@ -25,6 +30,8 @@ from lldwatch.rollup import by_place, in_batch
 from lldwatch.run import Run
 from lldwatch.schema import Observation, Positions, Responses, RunInfo
 from lldwatch.stores.staging import local_folder
+
+log = logging.getLogger("lldwatch")
 
 
 class Together(Protocol):
@@ -57,6 +64,8 @@ class Course:
         detector: its settings; None: the default ones.
         correct: how LLDS is to be used.
         ranks: of a distributed training.
+        alerts: whom rank 0 tells of what a person must know at once.
+        stop_on: "collapse": ask the training to stop then; None: never.
         complain: what to do with a mistake of the caller.
         say: what to do with an error that the training shall survive.
 
@@ -79,13 +88,16 @@ class Course:
         detector: CollapseDetector | None,
         correct: Correct,
         ranks: Together | None,
+        alerts: Sequence[Channel] = (),
+        stop_on: Literal["collapse"] | None = None,
         complain: Callable[[str | None], None],
         say: Callable[[str], None],
     ) -> None:
         self._ranks, self.rank = ranks, 0 if ranks is None else ranks.rank
         self._settings = detector or CollapseDetector()
         self._detector = self._settings.fresh()
-        self._intervention = Intervention(correct)
+        self._intervention, self._stop_on = Intervention(correct), stop_on
+        self._alerts: LiveAlerts | None = None  # of rank 0
         self._complain, self._say = complain, say
         self.diagnosis = self._detector.diagnosis
         self.observation: Observation | None = None
@@ -93,7 +105,9 @@ class Course:
         self._followed: Order | None = None
 
         def open_first(_: Sequence[None]) -> tuple[RunInfo, int | None, Decision]:
+            check(alerts)
             self.recorder = Recorder(run_dir, info, resume=resume)
+            self._alerts = LiveAlerts(name_of(run_dir), alerts, self.recorder.event)
             self._orders.poll()
             self._follow_orders(1)
             last = self._last_recorded_step() if resume else None
@@ -112,6 +126,11 @@ class Course:
         """The step that is being gathered, as far as can be known before the loop gives its number."""
         return 1 if self.last_step is None else self.last_step + 1
 
+    @property
+    def should_stop(self) -> bool:
+        """The training is asked to stop, as of the last step. The same on all ranks."""
+        return self._stop_on is not None and self.diagnosis.stage >= Stage.COLLAPSE
+
     def end_step(self, step: Any, gathered: Gathered) -> None:
         """Add a step. Every rank must call it.
 
@@ -129,9 +148,22 @@ class Course:
             self.last_step, self.resuming = ended.observation.step, False
         places, rows = gathered.of(Positions), [rows for rows in gathered.rows if not isinstance(rows, Positions)]
         self.recorder.record(ended.observation, [*rows, by_place(places)])
+        stopping = self.should_stop
         self.diagnosis, self.decision, self.observation = ended.diagnosis, ended.decision, ended.observation
         if self.rank == 0:
             self.recorder.soon(self._orders.poll)
+        if self.rank == 0 and self.should_stop and not stopping:
+            words = "the training is asked to stop after saving, for the run has collapsed"
+            self.recorder.event(ended.observation.step, "stop", words)
+            log.warning("lldwatch: step %d: %s", ended.observation.step, words)
+
+    def close(self) -> None:
+        """Wait a few seconds for alerts that are on their way, write everything, and end the run."""
+        try:
+            if self._alerts is not None:
+                self._alerts.close()
+        finally:
+            self.recorder.close()
 
     def _decided(self, step: Any, gathered: Gathered) -> _Ended:
         """What rank 0 makes of the step; without other ranks this is rank 0."""
@@ -150,7 +182,7 @@ class Course:
                 answer: _Ended = self._ranks.decide(gathered.to_send(), decide)
                 return answer
             except RanksError as error:  # a rank is gone, or was too slow
-                self._ranks = None
+                self._ranks = self._stop_on = None  # one that stops alone would leave the others waiting
                 self._say(str(error))
                 if made:  # only the answer did not reach the others
                     return made[0]
@@ -176,10 +208,13 @@ class Course:
                     words = f"coefficient {decision.coefficient:.3g} -> {held.coefficient:.3g}: as of the step before"
                     self.recorder.event(observation.step, "llds", words)
             self._follow_orders(observation.step)
-            decision = self._intervention.update(self._detector.fold(observation))
+            verdict = self._detector.fold(observation)
+            decision = self._intervention.update(verdict)
             diagnosis = self._detector.diagnosis
             if decision.said:
                 self.recorder.event(observation.step, "llds", decision.said)
+            if self._alerts is not None:
+                self._alerts.step(observation, verdict, diagnosis)
         except Exception as error:  # the step is worth keeping all the same
             self._say(f"diagnosis failed: {type(error).__name__}: {error}\n{traceback.format_exc()}")
         self.last_step = observation.step
@@ -198,7 +233,7 @@ class Course:
         """And the decision as of it: LLDS must not pause because the process was another."""
         recorded = Run(self.recorder.path).observations()
         for past in recorded:
-            self._intervention.update(self._detector.fold(past))
+            self._fold(past)
         return recorded[-1].step if recorded else None
 
     def _begin_attempt(self, step: int) -> None:
@@ -215,6 +250,15 @@ class Course:
         """What came before `step` goes through the detector once more."""
         self.recorder.flush()
         self._detector, self._intervention = self._settings.fresh(), self._intervention.fresh()
+        if self._alerts is not None:
+            self._alerts.begin_anew()
         for past in Run(self.recorder.path).observations():
             if past.step < step:
-                self._intervention.update(self._detector.fold(past))
+                self._fold(past)
+
+    def _fold(self, past: Observation) -> None:
+        """A step that was there before: what it led to was recorded and told then."""
+        verdict = self._detector.fold(past)
+        self._intervention.update(verdict)
+        if self._alerts is not None:
+            self._alerts.fold(past, verdict)

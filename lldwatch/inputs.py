@@ -75,3 +75,11 @@ def numbers_of(scalars: Mapping[str, Any], *, wait: bool = True) -> tuple[dict[s
 
 def _rows(bad: Any) -> str:
     return f"{int(bad.sum())} of {len(bad)} responses (first: row {int(np.flatnonzero(bad)[0])})"
+
+
+def whole(step: Any) -> Any:
+    """The number of a step as an int, of a tensor as well; what is none is left for `Observation` to refuse."""
+    try:
+        return step if step is None or isinstance(step, str) else int(step)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return step

@@ -6,51 +6,34 @@ nothing that goes wrong in here ends the training: it is logged once, kept as an
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Literal, Self
 
 import numpy as np
 
+from lldwatch.alert_channels import Channel
+from lldwatch.alert_delivery import checked
 from lldwatch.course import Course, Together
 from lldwatch.detector import CollapseDetector
 from lldwatch.diagnosis import Diagnosis
-from lldwatch.errors import InputError, LldwatchError, ScoreError
+from lldwatch.errors import InputError, ScoreError
 from lldwatch.forward import metrics_of
 from lldwatch.gathered import Gathered
-from lldwatch.inputs import numbers_of, problem_of, problem_of_scores
+from lldwatch.inputs import numbers_of, problem_of, problem_of_scores, whole
 from lldwatch.intervention import Correct, Decision, Effect, Mode, Term
 from lldwatch.schema import Gradients, Observation, Probes, Responses, RunInfo
+from lldwatch.unhurt import never_hurt
 
 log = logging.getLogger("lldwatch")
 
-Method = TypeVar("Method", bound=Callable[..., None])
-
 _OF_LATER_STEPS = ("cross_update", "lagged")
 """Kinds of probes that a training which goes back makes meaningless."""
-
-
-def _never_hurt(method: Method) -> Method:
-    """After the first step, an exception is kept as an event instead of reaching the training loop."""
-
-    @functools.wraps(method)
-    def guarded(self: Monitor, *args: Any, **kwargs: Any) -> None:
-        step = self._course.open_step
-        try:
-            method(self, *args, **kwargs)
-        except Exception as error:
-            if self._steps_closed == 0 and isinstance(error, LldwatchError):
-                raise
-            words = f"Monitor.{method.__name__} failed: {type(error).__name__}: {error}\n{traceback.format_exc()}"
-            self._say_once("error", words, step)
-
-    return cast(Method, guarded)
 
 
 class Monitor:
@@ -81,8 +64,12 @@ class Monitor:
         reduce_updates: called with True when fewer updates on each batch are asked for, and with False when no more.
         ranks: of a distributed training, `lldwatch.ranks.Ranks()`: each process makes its own Monitor with the same
             arguments, and calls `step` as often as the others. All get the same diagnosis.
+        alerts: whom to tell of what a person must know at once: `lldwatch.Webhook`, `lldwatch.Command`, or functions
+            that are called with an `lldwatch.Alert`, in a thread of their own. Rank 0 alone tells.
+        stop_on: "collapse": `should_stop` becomes True when the run has collapsed; None: it never does.
 
     Raises:
+        InputError: a setting of LLDS or of the alerts is not what it should be.
         RunExistsError: a run is there already and `resume` is off.
         RunError: the directory cannot be written.
         RanksError: rank 0 could not open the run, or a rank did not answer.
@@ -100,8 +87,13 @@ class Monitor:
         llds: Mode | Correct = "off",
         reduce_updates: Callable[[bool], object] | None = None,
         ranks: Together | None = None,
+        alerts: Sequence[Channel] = (),
+        stop_on: Literal["collapse"] | None = None,
     ) -> None:
         from lldwatch import __version__
+
+        if stop_on not in (None, "collapse"):
+            raise InputError(f"stop_on={stop_on!r}: expected None or 'collapse'")
 
         info = RunInfo(
             lldwatch_version=__version__, trainer=trainer, config=dict(config or {}), planned_steps=planned_steps
@@ -116,6 +108,8 @@ class Monitor:
             detector=detector,
             correct=self._correct,
             ranks=ranks,
+            alerts=checked(alerts),
+            stop_on=stop_on,
             complain=self._complain,
             say=lambda words: self._say_once("error", words, self._course.open_step),
         )
@@ -142,6 +136,11 @@ class Monitor:
     def fewer_updates(self) -> bool:
         """The loop is asked to make fewer updates on each rollout batch, if it can. The same on all ranks."""
         return self._course.decision.fewer_updates
+
+    @property
+    def should_stop(self) -> bool:
+        """Save a checkpoint and stop: what `stop_on` waits for has come. As of the last step, the same on all ranks."""
+        return self._course.should_stop
 
     @property
     def observation(self) -> Observation | None:
@@ -172,7 +171,7 @@ class Monitor:
         """Keep something that happened, beside the step that is open."""
         self._recorder.event(self._course.open_step, kind, detail)
 
-    @_never_hurt
+    @never_hurt
     def observe(self, responses: Responses) -> None:
         """Take in the responses of one (micro-)batch, as `lldwatch.hooks.per_response` made them.
 
@@ -187,7 +186,7 @@ class Monitor:
         else:
             self._take(responses.resolve(), self._step.updates)
 
-    @_never_hurt
+    @never_hurt
     def update(self, **scalars: Any) -> None:
         """One optimizer update was made. Needed only when a step holds several.
 
@@ -202,7 +201,7 @@ class Monitor:
         for name, value in self._numbers(scalars, wait=self._steps_closed == 0).items():
             self._step.update_scalars.setdefault(name, []).append(value)
 
-    @_never_hurt
+    @never_hurt
     def probe(self, probes: Probes) -> None:
         """Take in re-scored responses, as `lldwatch.probes` made them. A score that failed is said once.
 
@@ -220,7 +219,7 @@ class Monitor:
         else:
             self._complain(str(probes.error) if probes.error else problem_of_scores(probes))
 
-    @_never_hurt
+    @never_hurt
     def llds(self, term: Term) -> None:
         """Take in what LLDS did in an update, as `lldwatch.llds.llds_loss` returned it; before `update`.
 
@@ -234,7 +233,7 @@ class Monitor:
         self._step.update_scalars.setdefault("llds_loss", []).append(term.loss.detach())
         self._effect.saw(term)
 
-    @_never_hurt
+    @never_hurt
     def gradients(self, gradients: Gradients) -> None:
         """Take in gradient norms of the parts of the model, as `lldwatch.gradients` measured them; before `update`.
 
@@ -282,10 +281,10 @@ class Monitor:
         detail = f": {error}" if str(error) else ""
         self._finish(closed if kind is None else f"the training ended with {kind.__name__}{detail}")
 
-    @_never_hurt
+    @never_hurt
     def _close_step(self, step: int | None, scalars: dict[str, Any]) -> None:
         course, last = self._course, self._course.last_step
-        step = _whole(step)
+        step = whole(step)
         same_process = last is not None and not course.resuming  # a resumed training may repeat the last recorded step
         if same_process and step == last:
             self._complain(f"step {step} was given again: call step() once a step; its rows count for the next one")
@@ -302,7 +301,7 @@ class Monitor:
             self._recorder.dropped_steps += bool(self._steps_closed and course.last_step == last)
             self._step = Gathered()
 
-    @_never_hurt
+    @never_hurt
     def _look_at_llds(self, before: Decision) -> None:
         """Whether it could act in this step; and, if more or fewer updates are now asked for, ask for them."""
         if self.fewer_updates != before.fewer_updates:
@@ -344,15 +343,15 @@ class Monitor:
             self._fetch_rows(update, responses)
         self._give_scalars(scalars)
 
-    @_never_hurt
+    @never_hurt
     def _fetch_scalars(self, name: str, values: list[Any]) -> None:
         self._step.update_scalars[name] = [float(value) for value in values]
 
-    @_never_hurt
+    @never_hurt
     def _fetch_rows(self, update: int, responses: Responses) -> None:
         self._take(responses.resolve(), update)
 
-    @_never_hurt
+    @never_hurt
     def _give_scalars(self, scalars: dict[str, Any]) -> None:
         self._step.scalars = self._numbers(scalars)
         told = "llds_coefficient" in self._step.scalars or "llds_coefficient" in self._step.update_scalars
@@ -361,7 +360,7 @@ class Monitor:
 
     def _finish(self, detail: str) -> None:
         self._life("finish", detail)
-        self._recorder.close()
+        self._course.close()
 
     def _numbers(self, scalars: Mapping[str, Any], *, wait: bool = True) -> dict[str, Any]:
         numbers, problems = numbers_of(scalars, wait=wait)
@@ -386,11 +385,3 @@ class Monitor:
 
     def _life(self, kind: str, detail: str) -> None:
         self._recorder.event(-1 if self._course.last_step is None else self._course.last_step, kind, detail)
-
-
-def _whole(step: Any) -> Any:
-    """The number as an int, of a tensor as well; what is none is left for `Observation` to refuse."""
-    try:
-        return step if step is None or isinstance(step, str) else int(step)
-    except (TypeError, ValueError, OverflowError, RuntimeError):
-        return step

@@ -36,7 +36,7 @@ from made_up import spiral
 from told import Told
 from torch import Tensor
 
-from lldwatch import Monitor, Observation, Probes, Responses
+from lldwatch import Command, Monitor, Observation, Probes, Responses, Stage, Webhook
 from lldwatch.detector import CollapseDetector
 from lldwatch.hooks import per_response
 from lldwatch.intervention import Correct
@@ -361,6 +361,43 @@ def spiralling(rank: int, size: int, run: Path) -> list[dict[str, Any]]:
     noise = random.Random(rank)
     with Monitor(run, ranks=Ranks(timeout_s=SECONDS)) as monitor:
         return [monitor.step(**spiral(step, noise)).as_dict() for step in range(1, SPIRAL_STEPS + 1)]
+
+
+@job
+def alerting(rank: int, size: int, run: Path) -> list[bool]:
+    """The same, and people are told: whether each step asks to stop."""
+    if rank:  # rank 0 alone needs the program
+        os.environ["PATH"] = ""
+    told = run.with_name(f"told-{run.name}")
+    told.mkdir(exist_ok=True)
+    note = Command(["sh", "-c", f'echo "$PPID $LLDWATCH_ALERT_STAGE" >> "{told}/{rank}"'])
+    noise, asked = random.Random(rank), []
+    with Monitor(run, ranks=Ranks(timeout_s=SECONDS), alerts=[note], stop_on="collapse") as monitor:
+        for step in range(1, 121):
+            monitor.step(**spiral(step, noise))
+            asked.append(monitor.should_stop)
+    return asked
+
+
+@job
+def stopping_alone(rank: int, size: int, run: Path) -> list[bool]:
+    """A run that collapses after its ranks have lost each other."""
+    noise, asked = random.Random(0), []
+    ranks = Ranks(timeout_s=SECONDS)
+    with Monitor(run, ranks=ranks, stop_on="collapse") as monitor:
+        for step in range(1, 121):
+            if step == 60 and rank:
+                break  # this one is gone
+            monitor.step(**spiral(step, noise))
+            asked.append(monitor.should_stop)
+    return [*asked, monitor.diagnosis.stage >= Stage.COLLAPSE]
+
+
+@job
+def misconfigured(rank: int, size: int, run: Path) -> tuple[list[str], str]:
+    """Rank 0 cannot tell anybody."""
+    os.environ.pop("LLDWATCH_WEBHOOK", None)
+    return refusal(lambda: Monitor(run, ranks=Ranks(timeout_s=SECONDS), alerts=[Webhook()]))
 
 
 # rows that say where they come from

@@ -703,3 +703,36 @@ def test_watching_a_data_parallel_training_changes_no_bit_of_it(worlds: Worlds) 
     assert len(steps) == 12
     assert {(step.responses, step.updates) for step in steps} == {(16, 2)}
     assert any(step.cross_update_change for step in steps)
+
+
+# alerts
+
+
+def test_rank_0_alone_tells_and_all_are_asked_to_stop_at_the_same_step(worlds: Worlds) -> None:
+    world = worlds("alerting", 2)
+    first, second = world.returned
+    assert first == second
+    assert first == sorted(first), "from one step on"
+    assert first[-1]
+    assert diagnose(world.run.observations())[first.index(True)].stage is Stage.COLLAPSE
+    told = world.path.with_name(f"told-{world.path.name}")
+    assert sorted(file.name for file in told.iterdir()) == ["0"]
+    stages = [line.split()[1] for line in (told / "0").read_text().splitlines()]
+    assert stages[-2:] == ["decay", "collapse"]
+    assert len(world.events(0, "alert")) == len(stages)
+    assert len(world.events(0, "stop")) == 1
+    assert world.events(1, "alert") == world.events(1, "stop") == []
+
+
+def test_a_rank_that_has_lost_the_others_does_not_stop_alone(worlds: Worlds) -> None:
+    first, _ = worlds("stopping_alone", 2).returned
+    *asked, collapsed = first
+    assert collapsed
+    assert not any(asked)
+
+
+def test_what_keeps_rank_0_from_telling_ends_all_ranks_at_the_start(worlds: Worlds) -> None:
+    world = worlds("misconfigured", 2)
+    for _, words in world.returned:
+        assert "LLDWATCH_WEBHOOK is not set" in words
+    assert not (world.path / "run.json").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import shlex
 import subprocess
@@ -13,6 +14,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from alert_server import hook
+from made_up import spiral
 
 from lldwatch import SIGNALS, Run, diagnose
 from lldwatch.importers.job import import_logs
@@ -166,6 +169,32 @@ def test_the_example_loop_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.
         check.name: check.reason for check in diagnose(run.observations())[-1].checks if check.status == "skipped"
     }
     assert skipped == NOT_HANDED_OVER
+
+
+def test_the_example_of_alerts_tells_and_stops_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    program = tmp_path / "bin" / "notify.sh"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\necho "$LLDWATCH_ALERT_STAGE" >> told\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    noise, saved = random.Random(3), list[bool]()
+    names = {
+        "loader": range(1, 121),
+        "train": lambda step: spiral(step, noise),
+        "save_checkpoint": lambda: saved.append(True),
+    }
+    code = block("example: alerts").removeprefix("```python\n").removesuffix("```")
+    with hook() as server:
+        monkeypatch.setenv("LLDWATCH_WEBHOOK", server.url)
+        exec(compile(code, str(README), "exec"), names)  # the README's own lines are the test
+        assert [request["text"].split()[1] for request in server.requests] == ["STAGNATION", "DECAY", "COLLAPSE"]
+    assert (tmp_path / "told").read_text().split() == ["stagnation", "decay", "collapse"]
+    assert re.findall(r"^search: (\w+) at step", capsys.readouterr().out, re.M) == ["STAGNATION", "DECAY", "COLLAPSE"]
+    assert saved == [True]
+    assert len(Run("runs/search").observations()) == 94
 
 
 @pytest.mark.filterwarnings("ignore")  # of TRL and transformers, which warn of each other

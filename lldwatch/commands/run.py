@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 
+from lldwatch.alert_channels import SHAPES
 from lldwatch.intervention import MODES
 from lldwatch.probe_plan import PRESETS
+
+_OF_ALERTS = ("webhook_shape", "alert_command", "stop_on")
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -17,6 +20,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--reference", choices=["old", "lagged", "replay", "both"], help="what LLDS compares with")
     parser.add_argument("--probes", choices=["off", *PRESETS], help="what is re-scored (default standard)")
     parser.add_argument("--correct-above", metavar="REWARD", help="a response is correct above this reward (default 0)")
+    parser.add_argument("--webhook-shape", choices=list(SHAPES), help="of alerts that go to $LLDWATCH_WEBHOOK")
+    parser.add_argument("--alert-command", metavar="PROGRAM", help="run it with each alert as JSON on standard input")
+    parser.add_argument("--stop-on", choices=["collapse"], help="ask the trainer to save and to stop then")
     parser.add_argument("--resume", action="store_true", help="go on with a run that is there")
     parser.add_argument(
         "training", nargs="...", metavar="-- COMMAND", help="the training, for instance python train.py"
@@ -28,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
     """Become the training."""
     from lldwatch.integrations.launch import launch
 
-    names = ("run", "llds", "strength", "reference", "probes", "correct_above")
+    names = ("run", "llds", "strength", "reference", "probes", "correct_above", *_OF_ALERTS)
     settings = {name.upper(): getattr(options, name) for name in names}
     command = options.training[1:] if options.training[:1] == ["--"] else options.training
     return launch(command, {**settings, "RESUME": "1" if options.resume else None})

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from lldwatch.alert_delivery import check
 from lldwatch.errors import InputError, RunExistsError
 from lldwatch.integrations.environment import PREFIX, wanted
 from lldwatch.run import is_run
@@ -39,6 +40,8 @@ def environment_for(settings: Mapping[str, str | None], environment: Mapping[str
     run = made.get(f"{PREFIX}RUN") or f"runs/{datetime.now():%Y%m%d-%H%M%S}"
     made[f"{PREFIX}RUN"] = run = run if is_url(run) else os.path.abspath(run)
     said = wanted(made)
+    if said is not None:
+        check(said.alerts)
     if said is not None and not is_url(run) and is_run(Path(run)) and not said.resume:
         raise RunExistsError(f"{run} holds a run already: give --resume to go on with it, or another --run")
     made["PYTHONPATH"] = os.pathsep.join(filter(None, [str(STARTUP), made.get("PYTHONPATH", "")]))
@@ -63,7 +66,7 @@ def launch(command: Sequence[str], settings: Mapping[str, str | None]) -> int:
         raise InputError(f"{command[0]} is not a program that can be found: expected one after `--`")
     environment[f"{PREFIX}LAUNCHED"] = str(os.getpid())
     run = environment[f"{PREFIX}RUN"]
-    waits = "waiting for a GRPO trainer of TRL, ms-swift, verl or OpenRLHF to begin"
+    waits = "waiting for a GRPO trainer to begin"
     sys.stderr.write(f"lldwatch: {waits}; recording to {run} (follow it: lldwatch watch {run})\n")
     sys.stderr.flush()
     os.execvpe(command[0], list(command), environment)

@@ -82,13 +82,21 @@ def open_run(
     monitor, why = None, "another rank could not open the run"
     try:
         monitor = Monitor(
-            wanted.run, trainer=trainer, config=config, resume=wanted.resume, llds=wanted.llds, ranks=ranks
+            wanted.run,
+            trainer=trainer,
+            config=config,
+            resume=wanted.resume,
+            llds=wanted.llds,
+            ranks=ranks,
+            alerts=wanted.alerts,
         )
     except Exception as error:  # of our own tree most of all
         why = str(error) or type(error).__name__
     if ranks is not None and not _all_have(ranks, monitor is not None) and monitor is not None:
         monitor.close()
         monitor = None
+    if monitor is not None and wanted.stop_on and (ranks is None or ranks.rank == 0):
+        say(f"LLDWATCH_STOP_ON: {trainer} cannot be asked to stop: let LLDWATCH_ALERT_COMMAND end the job instead")
     if monitor is None and not why.startswith("on rank 0"):
         say(f"{why} (LLDWATCH_RUN, LLDWATCH_RESUME=1): nothing is watched, the training goes on")
     return monitor

@@ -31,6 +31,8 @@ from lldwatch.integrations.environment import Wanted, wanted
 from lldwatch.integrations.guard import Guard
 from lldwatch.integrations.on_import import when_imported
 
+__all__ = ["attach", "setup"]
+
 ACTOR = "openrlhf.trainer.ray.ppo_actor"
 TRAINER = "ActorPPOTrainer"
 METHODS = ("ppo_train", "training_step")

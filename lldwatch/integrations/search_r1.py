@@ -31,6 +31,8 @@ from __future__ import annotations
 
 from lldwatch.integrations.verl_seams import watch
 
+__all__ = ["attach"]
+
 
 def attach() -> bool:
     """Watch the Search-R1 trainings of this process, if the environment asks for it. A second call does nothing.

@@ -56,6 +56,8 @@ def _attached(trainer: Any, settings: Wanted) -> Monitor | None:
             reference=settings.reference or "both",  # type: ignore[arg-type]  # `wanted` lets no other through
             correct_above=settings.correct_above,
             resume=settings.resume,
+            alerts=settings.alerts,
+            stop_on=settings.stop_on,
         )
     except Exception as error:  # nobody asked for us in the training's source: nothing of ours may end it
         say(f"{type(trainer).__name__} is not watched ({error}); the training goes on without lldwatch")

@@ -21,11 +21,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 
+from lldwatch.alert_channels import Channel
 from lldwatch.detector import CollapseDetector
 from lldwatch.errors import InputError
 from lldwatch.integrations.loss_hook import announce
@@ -48,6 +49,8 @@ from lldwatch.monitor import Monitor
 from lldwatch.probe_plan import Plan
 from lldwatch.probes import LikelihoodProbe
 from lldwatch.ranks import Ranks
+
+__all__ = ["attach"]
 
 _INERT = (
     "each rollout batch is used for one update, so that its old log-probs are the current ones: LLDS with "
@@ -74,6 +77,8 @@ def attach(
     resume: bool = False,
     config: Mapping[str, Any] | None = None,
     detector: CollapseDetector | None = None,
+    alerts: Sequence[Channel] = (),
+    stop_on: Literal["collapse"] | None = None,
 ) -> Monitor:
     """Watch a training. Call it after the trainer was made and before `trainer.train()`, on every rank.
 
@@ -93,6 +98,8 @@ def attach(
         resume: go on with a run that is there, as `trainer.train(resume_from_checkpoint=...)` does with the training.
         config: to be found again in `run.json`, beside the trainer's own arguments.
         detector: with other settings than the default ones.
+        alerts: whom to tell of what a person must know at once, see `lldwatch.Monitor`.
+        stop_on: "collapse": the trainer is asked to save a checkpoint and to stop when the run has collapsed.
 
     Returns:
         The monitor, for `monitor.diagnosis` and the like. It is closed when `train` ends.
@@ -120,6 +127,8 @@ def attach(
         detector=detector,
         llds=settings,
         ranks=ranks,
+        alerts=alerts,
+        stop_on=stop_on,
     )
     watch = Watch(trainer, seams, monitor, ranks, scoring, probe, held, settings.mode != "off", correct_above)
     _wrap(trainer, seams, watch)

@@ -36,6 +36,8 @@ class WatchCallback(TrainerCallback):  # type: ignore[misc]  # transformers is n
         """After an optimizer update."""
         last = control.should_training_stop or 0 < state.max_steps <= state.global_step
         self._watch.after_update(self._learning_rate, last=bool(last))
+        if self._watch.should_stop:  # the same on all ranks, as both must be
+            control.should_save = control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Beside a checkpoint."""

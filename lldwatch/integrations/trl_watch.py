@@ -76,6 +76,11 @@ class Watch:
         self._seen, self._over = set[int](), False
         self._scalars: dict[str, Any] = {}
 
+    @property
+    def should_stop(self) -> bool:
+        """The trainer is to save a checkpoint and to stop."""
+        return self._monitor.should_stop and not self._over
+
     def around_log_probs(self, own: Callable[..., Any]) -> Callable[..., Any]:
         """The method that scores: what it returns within the loss is kept."""
 

@@ -17,6 +17,10 @@ ended. `LLDWATCH_PROBES=economy` adds the headline, see `verl_probe`; LLDS is de
 switched on, verl's `actor/pg_loss` contains it. A training that verl resumes goes on with its numbers
 (`LLDWATCH_RESUME=1`).
 
+Alerts go out from the first process of the actor (`LLDWATCH_WEBHOOK`, `LLDWATCH_ALERT_COMMAND`). verl has no place
+where a worker can ask the driver to stop, and what raises in a worker ends the job without a checkpoint: instead of
+`LLDWATCH_STOP_ON` let the alert's command end it (`ray job stop`), with a `trainer.save_freq` that you can live with.
+
 What is looked for stands in `verl_seams`. What is not there is said, with what is lost; nothing here ends a training.
 """
 

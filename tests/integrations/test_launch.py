@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -54,6 +55,40 @@ def test_an_untouched_trl_training_is_watched_and_ends_as_it_would_have(tmp_path
     assert again.returncode == 2
     assert again.stderr.count("\n") == 1
     assert "holds a run already: give --resume" in again.stderr
+
+
+BROKEN_SCRIPT = """
+import torch
+import tiny_trl
+torch.set_num_threads(1)
+infinite = lambda completions, **_: [float("inf"), *[0.0] * (len(completions) - 1)]
+tiny_trl.trainer("out", max_steps=8, reward_funcs=infinite).train()
+"""
+
+
+def test_an_untouched_training_that_breaks_tells_somebody_saves_and_stops(tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    script = tmp_path / "train.py"
+    script.write_text(BROKEN_SCRIPT)
+    asked = ("--run", "x", "--alert-command", "sh -c 'cat >> told'", "--stop-on", "collapse")
+    done = lldwatch(*asked, "--", sys.executable, str(script), folder=tmp_path)
+    told = [json.loads(line) for line in (tmp_path / "told").read_text().splitlines()]
+    assert [(alert["kind"], alert["title"]) for alert in told] == [
+        ("not_finite", "reward is inf at step 1"),
+        ("stage", "COLLAPSE at step 3, numerical"),
+    ]
+    assert done.returncode == 0
+    assert Run(tmp_path / "x").observations()[-1].step == 3
+    assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-3"]
+    assert "is not watched" not in done.stderr
+    assert "sh -c" not in done.stderr
+    assert [event["kind"] for event in Run(tmp_path / "x").events().to_pylist()].count("alert") == 2
+
+
+def test_a_program_that_is_not_there_is_said_before_the_training_begins(tmp_path: Path) -> None:
+    done = lldwatch("--alert-command", "no-such-program", "--", sys.executable, "-c", "print(1)", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no-such-program is not a program that can be found" in done.stderr
 
 
 def test_a_command_that_trains_nothing_is_told_at_its_end(tmp_path: Path) -> None:

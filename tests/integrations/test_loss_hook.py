@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,6 +45,19 @@ def test_before_the_first_update_changes_are_noise_and_set_the_dead_zone(run_dir
         assert torch.autograd.grad(term, new)[0].equal(torch.tensor([[0.0, 0, -1, -1], [0, 0, -1, 0]]))
         correction.step_ended()
         assert correction.token_sum(new, old, ADVANTAGES, MASK) is None, "the next rollout batch is measured anew"
+
+
+def test_a_run_that_the_environment_asks_for_tells_people_and_says_that_nobody_can_stop_the_trainer(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = tmp_path / "told"
+    monitor = open_run("verl", asked(run_dir, alert_command=f"sh -c 'cat > {told}'", stop_on="collapse"))
+    assert monitor is not None
+    assert "LLDWATCH_STOP_ON: verl cannot be asked to stop" in capsys.readouterr().err
+    monitor.step(loss=1.0)
+    monitor.step(loss=float("nan"))
+    monitor.close()
+    assert json.loads(told.read_text())["title"] == "loss is nan at step 2"
 
 
 def test_a_dead_zone_that_is_given_is_not_measured(run_dir: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ import torch
 pytest.importorskip("trl", reason="TRL is not installed: make test-trl-matrix runs this with several versions of it")
 tiny_trl = pytest.importorskip("tiny_trl", exc_type=ImportError)
 
-from lldwatch import InputError, Run, RunExistsError  # noqa: E402
+from lldwatch import Alert, CollapseDetector, Command, InputError, Observation, Run, RunExistsError, Stage  # noqa: E402
+from lldwatch.diagnosis import Diagnosis, Verdict  # noqa: E402
 from lldwatch.integrations.trl import attach  # noqa: E402
 from lldwatch.integrations.trl_seams import find_seams  # noqa: E402
 from lldwatch.intervention import Correct  # noqa: E402
@@ -63,6 +66,66 @@ def test_a_watched_training_is_bit_for_bit_the_unwatched_one(tmp_path: Path, set
     assert torch.equal(tiny_trl.weights(plain), tiny_trl.weights(watched))
     assert tiny_trl.losses(plain) == tiny_trl.losses(watched)
     assert not events(tmp_path / "watched" / "run", "error")
+
+
+class Ill(CollapseDetector):
+    """Says that the run has collapsed from the second step on, whatever it sees."""
+
+    def fresh(self) -> Ill:
+        return Ill(self.settings)
+
+    def fold(self, observation: Observation) -> Verdict:
+        verdict = super().fold(observation)
+        return verdict._replace(stage=self.diagnosis.stage)
+
+    @property
+    def diagnosis(self) -> Diagnosis:
+        seen = super().diagnosis
+        return dataclasses.replace(seen, stage=Stage.COLLAPSE) if (seen.step or 0) >= 2 else seen
+
+
+def test_with_alerts_on_the_training_is_bit_for_bit_the_unwatched_one(tmp_path: Path) -> None:
+    free, got = threading.Event(), []
+
+    def hanging(alert: Alert) -> None:
+        got.append(alert)
+        free.wait(60)
+
+    def raising(alert: Alert) -> None:
+        raise RuntimeError("no network")
+
+    plain = trained(tmp_path / "plain", **REUSED)
+    made = tiny_trl.trainer(tmp_path / "watched", **REUSED)
+    channels = [hanging, raising, Command("true"), Command("false")]
+    monitor = attach(made, tmp_path / "watched" / "run", llds="auto", detector=Ill(), alerts=channels)
+    made.train()
+    free.set()
+    assert torch.equal(tiny_trl.weights(plain), tiny_trl.weights(made))
+    assert tiny_trl.losses(plain) == tiny_trl.losses(made)
+    assert [alert.stage for alert in got] == [Stage.COLLAPSE]
+    assert len(events(tmp_path / "watched" / "run", "alert")) == 4
+    assert not monitor.should_stop
+    assert not events(tmp_path / "watched" / "run", "error")
+
+
+def test_a_collapse_stops_the_trainer_after_it_has_saved_if_it_is_asked_to(tmp_path: Path) -> None:
+    made = tiny_trl.trainer(tmp_path, max_steps=6)
+    attach(made, tmp_path / "run", detector=Ill(), stop_on="collapse")
+    made.train()
+    assert made.state.global_step == 2
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-2"]
+    assert (tmp_path / "checkpoint-2" / "model.safetensors").is_file()
+    run = Run(tmp_path / "run")
+    assert [step.step for step in run.observations()] == [1, 2]
+    assert run.ended
+    assert len(events(tmp_path / "run", "stop")) == 1
+    assert not events(tmp_path / "run", "error")
+
+
+def test_nobody_stops_a_trainer_that_was_not_asked_to(tmp_path: Path) -> None:
+    done = trained(tmp_path, {"detector": Ill()})
+    assert done.state.global_step == 4
+    assert not list(tmp_path.glob("checkpoint-*"))
 
 
 def test_what_is_recorded_is_what_trl_logs(tmp_path: Path) -> None:
