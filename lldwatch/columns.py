@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from ctypes import c_float
 from dataclasses import MISSING, field, fields
 from functools import cache
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ import pyarrow as pa
 from lldwatch.errors import InputError
 
 Array = npt.NDArray[Any]
+Over = Literal["mean", "max", "one"]
 
 ARROW = {
     "int16": pa.int16(),
@@ -32,9 +33,13 @@ ARROW = {
 }
 
 
-def column(dtype: str, unit: str, meaning: str, *, required: bool = False) -> Any:
-    """A dataclass field that is a column; None (null in Parquet) unless it is required."""
-    metadata = {"dtype": dtype, "unit": unit, "meaning": meaning}
+def column(dtype: str, unit: str, meaning: str, *, required: bool = False, over: Over = "mean") -> Any:
+    """A dataclass field that is a column; None (null in Parquet) unless it is required.
+
+    `over` says what becomes of several numbers for one step, of its updates or of the ranks: their mean, the largest,
+    or one of them, for a setting: the last update's, rank 0's.
+    """
+    metadata = {"dtype": dtype, "unit": unit, "meaning": meaning, "over": over}
     return field(default=MISSING if required else None, metadata=metadata)
 
 

@@ -6,7 +6,7 @@ On many ranks each gathers its own; rank 0 puts them together as if one process 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import chain
 from typing import Any
 
@@ -14,9 +14,9 @@ import numpy as np
 
 from lldwatch.columns import RowTable
 from lldwatch.rollup import summarise
-from lldwatch.schema import Probes, Responses
+from lldwatch.schema import Observation, Probes, Responses
 
-_SETTINGS = ("learning_rate", "updates_per_batch", "llds_coefficient")
+_OVER = {item.name: item.metadata["over"] for item in fields(Observation)}
 
 
 @dataclass(slots=True)
@@ -104,18 +104,18 @@ def _names(ranks: Sequence[Gathered], which: str) -> list[str]:
 
 
 def _of_updates(name: str, ranks: Sequence[Sequence[float]]) -> float:
-    """One number for the updates of a step: settings as they were last, a maximum as such, the mean of the others."""
-    if name in _SETTINGS:
+    """One number for the updates of a step, as its column says."""
+    if _OVER[name] == "one":
         return next(values[-1] for values in ranks if values)
     together = list(chain.from_iterable(ranks))
-    return float(np.max(together) if name == "grad_norm_max" else np.mean(together))
+    return float(np.max(together) if _OVER[name] == "max" else np.mean(together))
 
 
 def _over_ranks(name: str, values: Sequence[float]) -> float:
-    """A setting or a count is rank 0's, a maximum the largest, all else the mean; one rank's number stays as it is."""
-    if name in (*_SETTINGS, "updates", "responses") or len(values) == 1:
+    """One number for the ranks, as its column says; a count is rank 0's, one rank's number stays as it is."""
+    if _OVER[name] == "one" or name in ("updates", "responses") or len(values) == 1:
         return values[0]
-    return float(np.max(values) if name == "grad_norm_max" else np.mean(values))
+    return float(np.max(values) if _OVER[name] == "max" else np.mean(values))
 
 
 def repeated(responses: Sequence[Responses]) -> str | None:

@@ -30,14 +30,13 @@ Reference: arXiv:2512.04220v2, Sec. 5.5 and B.3.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from lldwatch.errors import InputError
-from lldwatch.llds_inputs import check_set, check_settings, check_tensors, check_values
+from lldwatch.llds_inputs import check_name, check_numbers, check_set, check_tensors, check_values
 from lldwatch.rollup import ADVANTAGE_TOLERANCE
 from lldwatch.token_runs import action_index
 
@@ -47,7 +46,9 @@ Gate = Literal["action", "response", "token"]
 Normaliser = Literal["preserved_tokens", "response_tokens", "global_tokens"]
 Preserve = Literal["non_negative", "positive"]
 
-_is_compiling: Callable[[], bool] = getattr(torch.compiler, "is_compiling", lambda: False)  # not in every torch 2.2
+GATES: tuple[str, ...] = get_args(Gate)
+_NORMALISERS: tuple[str, ...] = get_args(Normaliser)
+_PRESERVES: tuple[str, ...] = get_args(Preserve)
 
 _FEW = 1e-6
 """Divides a sum over no tokens, which is 0; a count that was divided by the number of ranks may be below 1."""
@@ -121,10 +122,14 @@ def llds_loss(
         InputError: a shape, name or setting is not what it should be; with `validate`, log-probs inside of the mask are
             above 0 or not finite, an advantage is not finite, or the answer mask leaves the response mask.
     """
-    check_settings(gate, preserve, answer_weight, dead_zone, normaliser, global_tokens)
+    check_name("gate", gate, GATES)
+    check_name("normaliser", normaliser, _NORMALISERS)
+    if not isinstance(preserve, Tensor):
+        check_name("preserve", preserve, _PRESERVES, ", or a mask")
+    check_numbers(answer_weight, dead_zone, normaliser, global_tokens)
     check_tensors(log_probs, old_log_probs, response_mask, answer_mask)
     check_set(advantages, response_mask, preserve)
-    if (log_probs.device.type == "cpu" if validate is None else validate) and not _is_compiling():
+    if (log_probs.device.type == "cpu" if validate is None else validate) and not torch.compiler.is_compiling():
         check_values(log_probs, old_log_probs, advantages, response_mask, answer_mask)
     mask = response_mask != 0
     kept = mask & _in_set(advantages, preserve)

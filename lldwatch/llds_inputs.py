@@ -7,32 +7,28 @@ from torch import Tensor
 
 from lldwatch.errors import InputError
 
-GATES = ("action", "response", "token")
-NORMALISERS = ("preserved_tokens", "response_tokens", "global_tokens")
-PRESERVES = ("non_negative", "positive")
-
 _ABOVE_0 = 1e-3
 """Nats; the log-prob of a certain token may be above 0 by rounding."""
 
 
-def check_settings(
-    gate: str,
-    preserve: str | Tensor,
-    answer_weight: float,
-    dead_zone: float,
-    normaliser: str,
-    global_tokens: float | Tensor | None,
+def check_name(setting: str, value: str, known: tuple[str, ...], otherwise: str = "") -> None:
+    """A setting that has names.
+
+    Raises:
+        InputError: the value is none of those that are known.
+    """
+    if value not in known:
+        raise InputError(f"{setting} is {value!r}, expected one of {', '.join(known)}{otherwise}")
+
+
+def check_numbers(
+    answer_weight: float, dead_zone: float, normaliser: str, global_tokens: float | Tensor | None
 ) -> None:
-    """Names and numbers; see `lldwatch.llds.llds_loss`.
+    """Settings that are numbers; see `lldwatch.llds.llds_loss`.
 
     Raises:
         InputError: one of them is not what it should be.
     """
-    for name, value, known in (("gate", gate, GATES), ("normaliser", normaliser, NORMALISERS)):
-        if value not in known:
-            raise InputError(f"{name} is {value!r}, expected one of {', '.join(known)}")
-    if not isinstance(preserve, Tensor) and preserve not in PRESERVES:
-        raise InputError(f"preserve is {preserve!r}, expected one of {', '.join(PRESERVES)}, or a mask")
     if not 0 <= answer_weight <= 1:
         raise InputError(f"answer_weight is {answer_weight}, expected a number from 0 to 1")
     if not dead_zone >= 0:
@@ -41,7 +37,7 @@ def check_settings(
         raise InputError("global_tokens is None with normaliser 'global_tokens': give the tokens to divide by")
     if normaliser != "global_tokens" and global_tokens is not None:
         raise InputError(f"global_tokens was given with normaliser {normaliser!r}: expected normaliser 'global_tokens'")
-    if isinstance(global_tokens, int | float) and not global_tokens >= 0:
+    if isinstance(global_tokens, (int, float)) and not global_tokens >= 0:
         raise InputError(f"global_tokens is {global_tokens}, expected a number of tokens, at least 0")
 
 

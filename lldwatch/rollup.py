@@ -10,17 +10,19 @@ Rejected: rolling up when the log is read. A dashboard would have to scan every 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
 from lldwatch.columns import Array, stack, stack_columns
-from lldwatch.schema import Positions, Probes, Responses
+from lldwatch.schema import Observation, Positions, Probes, Responses
 
 ADVANTAGE_TOLERANCE = 0.01
 """|advantage| below this is 0: eight equal rewards of 0.1 give -0.007 in float32, 1 right answer of 64 gives 0.016."""
 
-LAGS = (5, 10, 20)
+_LAGGED = "lagged_change_"
+LAGS = tuple(int(item.name.removeprefix(_LAGGED)) for item in fields(Observation) if item.name.startswith(_LAGGED))
 """Steps back for which `Observation` has a column `lagged_change_N`."""
 
 Columns = dict[str, Array | None]
@@ -219,7 +221,7 @@ def _lagged(rows: Columns) -> dict[str, Any]:
     change, tokens, lag = rows["change"], rows["tokens"], rows["lag"]
     if change is None or tokens is None or lag is None:
         return {}
-    return {f"lagged_change_{steps}": _per_token(change[lag == steps], tokens[lag == steps]) for steps in LAGS}
+    return {f"{_LAGGED}{steps}": _per_token(change[lag == steps], tokens[lag == steps]) for steps in LAGS}
 
 
 def _fixed(rows: Columns) -> dict[str, Any]:

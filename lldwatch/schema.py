@@ -48,16 +48,18 @@ class Observation:
     step: int = column("int64", "steps", "training step, as the trainer counts it", required=True)
     time: float | None = column("float64", "s", "wall clock when the step was closed (Unix time)")
     updates: int | None = column("int32", "updates", "optimizer updates made in this step")
-    updates_per_batch: int | None = column("int32", "updates", "optimizer updates made on each rollout batch")
+    updates_per_batch: int | None = column(
+        "int32", "updates", "optimizer updates made on each rollout batch", over="one"
+    )
 
     loss: float | None = column("float32", "", "training loss, mean over the step's updates")
     grad_norm: float | None = column("float32", "", "gradient norm before clipping, mean over the updates")
-    grad_norm_max: float | None = column("float32", "", "largest gradient norm before clipping in the step")
+    grad_norm_max: float | None = column("float32", "", "largest gradient norm before clipping in the step", over="max")
     zero_gradient_updates: int | None = column("int32", "updates", "updates whose gradient norm was exactly 0")
-    learning_rate: float | None = column("float32", "", "learning rate of the step's last update")
+    learning_rate: float | None = column("float32", "", "learning rate of the step's last update", over="one")
     kl: float | None = column("float32", "nats/token", "KL divergence from the reference policy")
     rollout_kl: float | None = column("float32", "nats/token", "KL divergence between rollout engine and trainer")
-    llds_coefficient: float | None = column("float32", "", "coefficient of the LLDS term that was applied")
+    llds_coefficient: float | None = column("float32", "", "coefficient of the LLDS term that was applied", over="one")
     llds_loss: float | None = column("float32", "nats/token", "LLDS term before its coefficient")
     format_valid_share: float | None = column("float32", "share", "responses whose format was valid")
     truncated_share: float | None = column("float32", "share", "responses cut off at the length limit")

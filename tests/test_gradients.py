@@ -650,6 +650,7 @@ def shard_and_measure(rank: int, size: int, path: Path) -> None:
 def test_norms_of_dtensor_gradients_are_those_of_the_whole_tensors_on_every_rank(tmp_path: Path) -> None:
     if not distributed.is_available() or not distributed.is_gloo_available():
         pytest.skip("needs torch.distributed with gloo")
+    pytest.importorskip("torch.distributed.tensor.placement_types", reason="DTensor has no public name in torch 2.4")
     expected = list(twin(fill(qwen2(2, width=3)), part_in_qwen2).items())
     other = torch.multiprocessing.get_context("spawn").Process(target=shard_and_measure, args=(1, 2, tmp_path))
     other.start()

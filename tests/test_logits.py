@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import os
@@ -324,6 +325,8 @@ def test_the_kernel_compiles_for_an_h100_that_is_not_here(dtype: str) -> None:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    if "constexprs" not in inspect.signature(ASTSource).parameters:
+        pytest.skip("this Triton is asked to compile in another way")
     signature = dict.fromkeys(("logits_stride", "vocabulary"), "i32") | dict.fromkeys(("scale", "ln_2"), "fp32")
     signature |= {"logits": f"*{dtype}", "tokens": "*i64", "log_probs": "*fp32", "entropy": "*fp32"}
     signature |= {"tokens_stride": "constexpr", "block": "constexpr"}

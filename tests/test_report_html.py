@@ -239,7 +239,9 @@ def test_the_json_has_the_configuration_and_the_signals_in_numbers() -> None:
     assert told["config"]["updates_per_batch"] == 16
     assert told["signals"]["reward"]["last"] == pytest.approx(0.035)
     assert told["signals"]["reward"]["steps"] == 80
-    assert told["lacking"] == {"kl": ["kl"], "rollout_kl": ["rollout_kl"]}
+    assert {"kl": ["kl"], "rollout_kl": ["rollout_kl"]}.items() <= told["lacking"].items()
+    assert told["lacking"].keys() | told["signals"].keys() | {"llds_coefficient"} == SIGNALS.keys()
+    assert not told["lacking"].keys() & told["signals"].keys()
     assert told["onsets"] == {"stagnation": None, "decay": 11, "collapse": 32}
     assert [event["kind"] for event in told["events"]] == ["probe", "finish"]
 

@@ -55,7 +55,7 @@ def test_every_dependency_has_a_lower_bound_and_its_licence_in_the_readme(line: 
     words = " ".join(
         [about.get("License-Expression") or "", about.get("License") or "", *about.get_all("Classifier", [])]
     )
-    spelled = {"Apache-2.0": "Apache", "BSD-3-Clause": "BSD"}.get(row[1], row[1])
+    spelled = {"Apache-2.0": "Apache", "BSD-3-Clause": "BSD", "MPL-2.0": "MPL"}.get(row[1], row[1])
     assert spelled in words, f"{name}: {words[:300]}"
 
 

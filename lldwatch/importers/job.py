@@ -184,7 +184,8 @@ def steps_of(
 ) -> Iterator[Step]:
     """Entries of a format as observations, by its own names and then by those of the others."""
     tables = [fmt.metrics, *(other.metrics for other in FORMATS if other is not fmt), *TABLES]
-    return Steps(lookup(tables, options.own), tally, fmt.derive, at_once, options.own).of(entries)
+    steps = Steps(lookup(tables, options.own), tally, fmt.derive, at_once, options.own, options.step_column)
+    return steps.of(entries)
 
 
 def guarded(steps: Iterator[Step], tally: Tally) -> Iterator[Step]:

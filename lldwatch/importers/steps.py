@@ -24,6 +24,7 @@ MOST_RETURNS = 200
 """Times that a step number may go back within a source; rows that do so after that are in no order, and left out."""
 
 _SHARES = {name for name, item in columns_of("steps").items() if item.metadata["unit"] == "share"}
+_WHOLE = {name for name, item in columns_of("steps").items() if item.metadata["dtype"] == "int32"}
 _ROUNDING = 1e-3
 _PLACES = {*STEPS, "_timestamp", "timestamp", "_runtime"}
 """What says where a row stands, and so was used."""
@@ -78,6 +79,7 @@ class Steps:
         at_once: give each entry at once, for a live stream whose entries are whole steps; what repeats a step that was
             given is left out.
         own: the user's names that `lookup` knows: those that no row has are noted.
+        step_column: what the user says the step is called.
     """
 
     def __init__(
@@ -87,11 +89,13 @@ class Steps:
         derive: Derive | None = None,
         at_once: bool = False,
         own: Mapping[str, str] | None = None,
+        step_column: str | None = None,
     ) -> None:
         self._lookup, self._tally, self._derive, self._at_once = lookup, tally, derive, at_once
         self._courses: dict[str, _Course] = {}
         self._returns = 0
         self._unmet = dict(own or {})
+        self._places = {*_PLACES, step_column}
 
     def of(self, entries: Iterable[Entry]) -> Iterator[Step]:
         """The observations, in the order of the entries."""
@@ -146,7 +150,7 @@ class Steps:
                     self._tally.drop(f"{key} that is not a number", entry.where)
                 continue
             if found is None:
-                if key not in _PLACES:
+                if key not in self._places:
                     strangers.append(key)
             elif given is not None and (why := _is_no_measure(key, found[1], given, entry.values)):
                 self._tally.drop(f"{key} {why}", entry.where)
@@ -195,8 +199,7 @@ class Steps:
             return
         values: dict[str, Any] = dict(self._derive(course.theirs)) if self._derive else {}
         values.update({ours: value for ours, (_, value) in course.fields.items()})
-        whole = {"responses", "updates", "updates_per_batch", "zero_gradient_updates", "cross_update_responses"}
-        for name in whole & values.keys():
+        for name in _WHOLE & values.keys():
             values[name] = int(values[name]) if abs(values[name]) < 2**31 else None
         if values:
             yield Step(course.run, course.attempt, Observation(step=course.step, time=course.time, **values))

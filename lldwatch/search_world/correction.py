@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from lldwatch.errors import InputError
-from lldwatch.llds import Gate, llds_loss
-from lldwatch.llds_inputs import GATES
+from lldwatch.llds import GATES, Gate, llds_loss
 from lldwatch.references import LaggedPolicy, Replay
 from lldwatch.search_world.objective import kl_penalty, negative_log_likelihood
 from lldwatch.search_world.policy import Policy

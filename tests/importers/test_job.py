@@ -145,6 +145,13 @@ def test_names_of_the_user_that_no_row_has_are_said(tmp_path: Path) -> None:
     ]
 
 
+def test_the_column_of_the_step_was_used(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps({"it": it, "reward": 0.5, "other": 1}) + "\n" for it in range(7, 10)))
+    [run], _ = import_logs(path, tmp_path / "out", Options(format="json", step_column="it"))
+    assert (run.first, list(run.tally.unmapped)) == (7, ["other"])
+
+
 def test_a_pipe_with_a_name_is_not_read_twice(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError, match="can be read only once"):
