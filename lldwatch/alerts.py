@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple
 from lldwatch.detector import CollapseDetector
 from lldwatch.diagnosis import Check, Diagnosis, Evidence, Family, Stage, Verdict
 from lldwatch.forecast import ALARM
-from lldwatch.postmortem import STAGE_MEANING, finite_json, printable
+from lldwatch.postmortem import finite_json, printable
 from lldwatch.schema import Observation
 
 Kind = Literal["stage", "predicted", "not_finite", "stalled", "llds"]
@@ -89,7 +89,7 @@ class Alert:
         """For a person: the title, the evidence and what to do, a line each."""
         lines = [f"{self.run}: {self.title}"]
         if self.kind == "stage":
-            lines.append(STAGE_MEANING[self.stage])
+            lines.append(self.stage.meaning)
         lines += [_finding(item) for item in self.evidence]
         lines += ["What to do:"] * bool(self.advice)
         lines += [f"{number}. {advice}" for number, advice in enumerate(self.advice, 1)]

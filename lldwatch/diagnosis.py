@@ -28,8 +28,26 @@ class Stage(IntEnum):
 
     @property
     def label(self) -> str:
-        """Lower case, as in JSON and on the command line."""
+        """Lower case, as in JSON, on the command line and in style sheets: a contract, not a word to polish."""
         return self.name.lower()
+
+    @property
+    def meaning(self) -> str:
+        """A sentence for somebody who hears of it for the first time."""
+        return _MEANINGS[self]
+
+    @property
+    def sign(self) -> str:
+        """One character, beside the colour."""
+        return "✓◔▲✖"[self]
+
+
+_MEANINGS = {
+    Stage.HEALTHY: "Nothing points to a collapse.",
+    Stage.STAGNATION: "Correct answers of earlier batches become less likely; nothing else has moved yet.",
+    Stage.DECAY: "The loss of likelihood is borne out by a second sign: a collapse is to be expected.",
+    Stage.COLLAPSE: "The reward is lost and stays lost, or the arithmetic broke.",
+}
 
 
 class Family(StrEnum):

@@ -27,13 +27,10 @@ from lldwatch.forward import metrics_of
 from lldwatch.gathered import Gathered
 from lldwatch.inputs import numbers_of, problem_of, problem_of_scores, whole
 from lldwatch.intervention import Correct, Decision, Effect, Mode, Term
-from lldwatch.schema import Gradients, Observation, Probes, Responses, RunInfo
+from lldwatch.schema import OF_EARLIER_STEPS, Gradients, Observation, Probes, Responses, RunInfo
 from lldwatch.unhurt import never_hurt
 
 log = logging.getLogger("lldwatch")
-
-_OF_LATER_STEPS = ("cross_update", "lagged")
-"""Kinds of probes that a training which goes back makes meaningless."""
 
 
 class Monitor:
@@ -290,7 +287,7 @@ class Monitor:
             self._complain(f"step {step} was given again: call step() once a step; its rows count for the next one")
             return
         if last is not None and same_process and isinstance(step, int) and step < last:
-            self._step.forget(*_OF_LATER_STEPS)  # they compare the policy with one that was given up
+            self._step.forget(*OF_EARLIER_STEPS)  # they compare the policy with one that was given up
         try:
             self._complete(scalars)
             before = course.decision

@@ -11,10 +11,11 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lldwatch.diagnosis import Check, Diagnosis, Stage, Status
+from lldwatch.diagnosis import Check, Diagnosis, Status
 from lldwatch.run import Run
 from lldwatch.schema import Observation, RunInfo
 from lldwatch.signals import SIGNALS, Signal
@@ -26,13 +27,6 @@ DEEP = 20
 """Settings are told to so many levels."""
 
 _UNPRINTABLE = re.compile("[\x00-\x08\n-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-
-STAGE_MEANING = {
-    Stage.HEALTHY: "Nothing points to a collapse.",
-    Stage.STAGNATION: "Correct answers of earlier batches become less likely; nothing else has moved yet.",
-    Stage.DECAY: "The loss of likelihood is borne out by a second sign: a collapse is to be expected.",
-    Stage.COLLAPSE: "The reward is lost and stays lost, or the arithmetic broke.",
-}
 
 STATUS_WORDS: dict[Status, str] = {
     "critical": "✖ critical",
@@ -122,10 +116,11 @@ def lacking(observations: Sequence[Observation]) -> list[Signal]:
 def llds_spans(observations: Sequence[Observation]) -> list[tuple[int, int]]:
     """First and last step of each stretch in which LLDS acted."""
     spans = []
-    for acts, group in itertools.groupby(observations, key=lambda seen: (seen.llds_coefficient or 0.0) != 0.0):
-        steps = [observation.step for observation in group]
-        if acts:
-            spans.append((steps[0], steps[-1]))
+    coefficients = map(attrgetter("llds_coefficient"), observations)
+    acting = [index for index, coefficient in enumerate(coefficients) if coefficient]
+    for _, group in itertools.groupby(enumerate(acting), key=lambda pair: pair[1] - pair[0]):
+        indices = [index for _, index in group]
+        spans.append((observations[indices[0]].step, observations[indices[-1]].step))
     return spans
 
 

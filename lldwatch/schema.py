@@ -198,6 +198,9 @@ KINDS = {
 }
 """What a row of `probes` compares."""
 
+OF_EARLIER_STEPS = ("cross_update", "lagged")
+"""Kinds that compare with the policy of an earlier step: a training that goes back makes them meaningless."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Probes(RowTable):

@@ -7,10 +7,8 @@ import math
 from lldwatch import report
 from lldwatch.diagnosis import Diagnosis, Stage
 from lldwatch.glance import Glance
-from lldwatch.postmortem import STAGE_MEANING
 from lldwatch_dashboard.feed import Summary
 
-STAGE_ICON = {Stage.HEALTHY: "✓", Stage.STAGNATION: "◔", Stage.DECAY: "▲", Stage.COLLAPSE: "✖"}
 STATUS_ICON = {"ok": "✓", "warning": "▲", "critical": "✖", "skipped": "○"}
 
 UNKNOWN = "\N{EN DASH}"
@@ -25,16 +23,20 @@ def stage(summary: Summary) -> tuple[str, str, str]:
         return "? unreadable", "unreadable", summary.error
     if not summary.read:
         return "…", "waiting", "It has not been read yet."
+    if summary.behind:
+        return "… being judged", "waiting", "All of its steps are drawn, and they are judged one after the other."
     if summary.diagnosis.step is None:
         return "… no step yet", "waiting", "The training has not closed a step yet."
     found = summary.diagnosis.stage
-    return f"{STAGE_ICON[found]} {found.label}", found.label, STAGE_MEANING[found]
+    return f"{found.sign} {found.label}", found.label, found.meaning
 
 
 def verdict(summary: Summary) -> str:
     """One sentence: what the run looks like, and since when."""
     if summary.error:
         return f"This run cannot be read: {summary.error}"
+    if summary.behind:
+        return f"Judged up to step {summary.diagnosis.step or 0:,} so far."
     return report.verdict(summary.diagnosis)
 
 

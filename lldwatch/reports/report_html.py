@@ -14,7 +14,6 @@ from lldwatch.follow import Follower
 from lldwatch.postmortem import (
     ABOUT_LLD,
     ABOUT_NATS,
-    STAGE_MEANING,
     STATUS_WORDS,
     events_of,
     flat,
@@ -30,8 +29,6 @@ from lldwatch.reports.charts import figures
 from lldwatch.reports.page import list_of, marked_up, page, paragraph, section, table, text
 from lldwatch.reports.timeline import timeline
 from lldwatch.series import all_measured, bands
-
-_STAGE_SIGN = {Stage.HEALTHY: "✓", Stage.STAGNATION: "◔", Stage.DECAY: "▲", Stage.COLLAPSE: "✖"}
 
 _READING = (
     "One chart for each signal that was measured, over the steps of the training. Shaded and named above the plot: "
@@ -75,7 +72,7 @@ def _head(follower: Follower) -> str:
     """The verdict, and what one asks next."""
     diagnosis = follower.diagnosis
     stage = diagnosis.stage
-    label = f"{_STAGE_SIGN[stage]} {stage.label}" if diagnosis.step is not None else "no step yet"
+    label = f"{stage.sign} {stage.label}" if diagnosis.step is not None else "no step yet"
     name = stage.label if diagnosis.step is not None else ""
     items = "".join(f"<div><dt>{text(what)}</dt><dd>{text(said)}</dd></div>" for what, said in facts(follower).items())
     return (
@@ -90,7 +87,7 @@ def _course(follower: Follower, events: Sequence[dict[str, Any]]) -> str:
         return ""
     found = milestones(follower.diagnosis, follower.observations, events)
     rows = [(f"step {number(item.step)}", _named(item.what), text(item.words)) for item in found]
-    glossary = [f"{stage.label}: {meaning}" for stage, meaning in STAGE_MEANING.items()]
+    glossary = [f"{stage.label}: {stage.meaning}" for stage in Stage]
     return section(
         "The course of the run",
         timeline(follower.observations, follower.verdicts, follower.diagnosis, events),
