@@ -7,7 +7,7 @@ PEERS := .venv-peers
 LOWEST := tests/dashboard tests/importers $(filter-out tests/test_readme.py tests/test_package.py tests/test_supply.py, $(wildcard tests/test_*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports unit test-lowest audit test-trl-matrix test-swift test-verl test-openrlhf bench bench-llds bench-peers samples samples-foreign assets screenshot clean
+.PHONY: help demo test lint types imports unit test-lowest audit test-trl-matrix test-swift test-verl test-openrlhf chaos fuzz bench bench-llds bench-peers samples samples-foreign assets screenshot clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,13 @@ test-openrlhf: $(READY) ## the OpenRLHF tests with the real package (needs a C++
 	@DS_BUILD_OPS=0 .venv-openrlhf/bin/python -m pip install --quiet --disable-pip-version-check \
 		--no-build-isolation --no-deps deepspeed==0.19.6
 	@PYTHONPATH=. TORCHDYNAMO_DISABLE=1 .venv-openrlhf/bin/python -m pytest tests/integrations/test_openrlhf.py
+
+chaos: $(READY) ## faults and load, the tables of the README (under 10 minutes); ARGS="--only kill full" chooses faults
+	@$(BIN)/python benchmarks/chaos.py $(ARGS)
+	@test -n "$(ARGS)" || $(BIN)/python benchmarks/load.py
+
+fuzz: $(READY) ## hostile input for readers, importers, command line and dashboard; ARGS="--minutes 60 --only runs"
+	@$(BIN)/python tests/fuzz/fuzz_lane.py $(ARGS)
 
 bench: $(READY) ## the tables of the README (about 50 minutes on two cores)
 	@runs=$$(mktemp -d) && $(BIN)/python benchmarks/miniature.py --out $$runs $(ARGS) && \

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
+import uuid
 from pathlib import Path
 
 from lldwatch.errors import RunError, RunExistsError, SchemaTooNewError
-from lldwatch.schema import SCHEMA_VERSION, Observation, RunInfo
+from lldwatch.schema import SCHEMA_VERSION, TABLES, Observation, RunInfo
 from lldwatch.segments import INFO_FILE, list_segments
 
 try:
@@ -50,7 +53,7 @@ def take_lock(path: Path, rank: int) -> int | None:
         return None
     try:
         path.mkdir(parents=True, exist_ok=True)
-        file = os.open(path / (f".lock-r{rank:05d}" if rank else ".lock"), os.O_WRONLY | os.O_CREAT, 0o666)
+        file = os.open(_lock_file(path, rank), os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise RunError(f"{path} cannot be written ({error}): choose another directory") from error
     try:
@@ -62,4 +65,54 @@ def take_lock(path: Path, rank: int) -> int | None:
         ) from None
     except OSError:  # a file system without locks
         pass
+    with contextlib.suppress(OSError):  # a full disk: then the directory is taken for ours as long as it is there
+        os.ftruncate(file, 0)
+        os.pwrite(file, f"process {os.getpid()} of {socket.gethostname()}, {uuid.uuid4()}\n".encode(), 0)
     return file
+
+
+def holds(lock: int | None, path: Path, rank: int) -> bool:
+    """Whether the directory is the one that was locked; it may have been removed, and made anew by another training.
+
+    Told by what stands in the file: some file systems give the same file another inode number each time.
+
+    Raises:
+        OSError: the disk does not answer.
+    """
+    if lock is None:
+        return True
+    try:
+        return _lock_file(path, rank).read_bytes() == os.pread(lock, 1000, 0)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def take_again(path: Path, rank: int, info: RunInfo) -> int | None:
+    """Lock a directory that was removed while it was written, and perhaps made anew since.
+
+    Args:
+        path: of the directory; made if it is not there.
+        rank: of this process.
+        info: of the run that was written there.
+
+    Raises:
+        RunExistsError: another training writes it now, or has written it.
+        RunError: it cannot be made.
+    """
+    lock = take_lock(path, rank)
+    try:
+        there = RunInfo.from_json((path / INFO_FILE).read_text())
+        is_ours = there.started == info.started and there.attempt <= info.attempt
+    except FileNotFoundError:
+        is_ours = not any((path / table).is_dir() for table in TABLES) or rank > 0
+    except (OSError, ValueError, TypeError):
+        is_ours = False
+    if is_ours:
+        return lock
+    if lock is not None:
+        os.close(lock)
+    raise RunExistsError(f"{path} was removed, and another run stands there now")
+
+
+def _lock_file(path: Path, rank: int) -> Path:
+    return path / (f".lock-r{rank:05d}" if rank else ".lock")

@@ -1,7 +1,7 @@
 """What a table is stored in, part by part: which steps each part holds, and some columns of some of its rows.
 
 `Run.responses()` reads a whole table, which takes gigabytes where a run has ten million responses. Here the steps of a
-part come from its footer, and only the columns and row groups that are asked for are read.
+part come from its footer, and only the columns that are asked for are read, of the parts that have them.
 
 Rejected: a roll-up of the responses beside the run (one more file to keep true; which change one looks at is chosen
 when the run is read).
@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 
 from lldwatch.batches import arrow_array
 from lldwatch.columns import ARROW, Array
-from lldwatch.schema import SCHEMA_VERSION, arrow_schema
-from lldwatch.segments import Segment, conform, read_segment
+from lldwatch.schema import arrow_schema
+from lldwatch.segments import STEPS_KEY, Segment, check_footer, check_ours, conform, open_part, read_segment
 
 _DTYPES = {arrow: np.dtype(name) for name, arrow in ARROW.items() if name != "string"}
 
@@ -76,31 +76,24 @@ def attempt_ends(spans: Iterable[tuple[int, int, int]]) -> dict[int, int]:
 
 
 def span_of(segment: Segment, folder: Path) -> Span:
-    """Rows and steps of a segment; of a sealed one from its footer alone.
+    """Rows and steps of a segment; of a sealed one from its footer alone (of an older version: its steps).
 
     Raises:
         ValueError: the file is not ours, or damaged (pyarrow's own errors are ValueError or OSError).
         OSError: it cannot be read.
     """
     if segment.part(folder).exists():
+        check_footer(segment.part(folder))
         footer = pq.read_metadata(segment.part(folder))
-        known = _step_statistics(footer, folder.name)
-        if known and all(one is not None and one.has_min_max for one in known):
-            return Span(footer.num_rows, min(one.min for one in known), max(one.max for one in known))
-    table = read_segment(segment, folder)
-    if not len(table):
+        check_ours(footer.metadata, folder.name)
+        steps = footer.metadata.get(STEPS_KEY, b"").split()
+        if len(steps) == 2:
+            return Span(footer.num_rows, int(steps[0]), int(steps[1]))
+    tables = list(_tables(segment, folder, _some(folder, ["step"])))
+    ends = [pc.min_max(table["step"]).as_py() for table in tables if len(table)]
+    if not ends:
         return Span(0, 0, -1)
-    return Span(len(table), *pc.min_max(table["step"]).as_py().values())
-
-
-def _step_statistics(footer: Any, table: str) -> list[Any]:
-    """Those of each row group that has rows; none if the file must be read to say what is wrong with it."""
-    metadata, names = footer.metadata or {}, footer.schema.names
-    ours = metadata.get(b"lldwatch.table") == table.encode()
-    if not ours or int(metadata.get(b"lldwatch.schema_version", 0)) > SCHEMA_VERSION or "step" not in names:
-        return []
-    groups = [footer.row_group(index) for index in range(footer.num_row_groups)]
-    return [group.column(names.index("step")).statistics for group in groups if group.num_rows]
+    return Span(sum(map(len, tables)), min(end["min"] for end in ends), max(end["max"] for end in ends))
 
 
 def read_columns(
@@ -120,9 +113,7 @@ def read_columns(
         OSError: it cannot be read.
     """
     names = list(dict.fromkeys(["step", *columns, *where]))
-    whole = arrow_schema(folder.name)
-    schema = pa.schema([whole.field(name) for name in names], metadata=whole.metadata)
-    for table in _tables(segment, folder, schema, steps):
+    for table in _tables(segment, folder, _some(folder, names)):
         step = as_numpy(table["step"])
         keep = (step >= steps[0]) & (step <= steps[1])
         for name, value in where.items():
@@ -138,7 +129,12 @@ def _options(value: Any, dtype: pa.DataType) -> pa.Array:
     return arrow_array(np.array(values), dtype, len(values))
 
 
-def _tables(segment: Segment, folder: Path, schema: pa.Schema, steps: tuple[int, int]) -> Iterator[pa.Table]:
+def _some(folder: Path, names: Sequence[str]) -> pa.Schema:
+    whole = arrow_schema(folder.name)
+    return pa.schema([whole.field(name) for name in names], metadata=whole.metadata)
+
+
+def _tables(segment: Segment, folder: Path, schema: pa.Schema) -> Iterator[pa.Table]:
     path = segment.part(folder)
     if not path.exists():
         try:
@@ -147,18 +143,10 @@ def _tables(segment: Segment, folder: Path, schema: pa.Schema, steps: tuple[int,
         except FileNotFoundError:
             if not path.exists():
                 raise
-    with pq.ParquetFile(path) as file:
+    with open_part(path) as file:
         there = [name for name in schema.names if name in file.schema_arrow.names]
         for group in range(file.num_row_groups):
-            if _overlaps(file.metadata.row_group(group), file.schema_arrow.names.index("step"), steps):
-                yield conform(file.read_row_group(group, columns=there), schema)
-
-
-def _overlaps(group: Any, column: int, steps: tuple[int, int]) -> bool:
-    statistics = group.column(column).statistics
-    if statistics is None or not statistics.has_min_max:
-        return True
-    return bool(statistics.min <= steps[1] and steps[0] <= statistics.max)
+            yield conform(file.read_row_group(group, columns=there), schema)
 
 
 def as_numpy(column: pa.ChunkedArray) -> Array:

@@ -14,26 +14,31 @@ import os
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from lldwatch.batches import one_row, rows_batch
 from lldwatch.columns import RowTable
-from lldwatch.directory import open_directory, take_lock
-from lldwatch.schema import TABLES, Event, Observation, RunInfo, arrow_schema
-from lldwatch.segments import INFO_FILE, Segment, list_segments, seal_live, write_part
+from lldwatch.directory import holds, open_directory, take_again, take_lock
+from lldwatch.errors import RunError, RunExistsError
+from lldwatch.schema import TABLES, Event, Observation, RunInfo
+from lldwatch.segments import INFO_FILE, list_segments, remove_torn, seal_live
 from lldwatch.stores.upload import uploader
+from lldwatch.unsealed import ORDER, Unsealed
 
 log = logging.getLogger("lldwatch")
 
 _Item = tuple[Observation | Event, Sequence[RowTable]]
 _CLOSE_SECONDS = 60.0
-_ORDER = (*(table for table in TABLES if table != Observation.TABLE), Observation.TABLE)  # a step that stands is whole
+_MOST_ROWS = 1_000_000
+"""That wait for a slow disk, some 100 MB; and twice as many that a failing one did not take."""
+
+_OPEN: weakref.WeakSet[Recorder] = weakref.WeakSet()
 
 
 class Recorder:
@@ -49,7 +54,8 @@ class Recorder:
             must be there first; the others write their own rows and events.
         steps_per_part: seal a part after this many steps,
         seconds_per_part: or after this many seconds; the first parts sooner (2 s, 4 s, ...).
-        queue_steps: steps that may wait for a slow disk before further ones are dropped (and counted).
+        queue_steps: steps that may wait for a slow disk before further ones are dropped (and counted); fewer if they
+            have more than a million rows.
 
     Raises:
         RunExistsError: a run is there and `resume` is off, or another process is writing it.
@@ -58,6 +64,7 @@ class Recorder:
 
     Attributes:
         path: the directory that is written, on this machine.
+        dropped_steps: so far, because the disk was too slow or failed, or the directory is another run's now.
     """
 
     def __init__(
@@ -75,11 +82,9 @@ class Recorder:
         self.path, self.rank = Path(path) if self._upload is None else self._upload.folder, rank
         self.dropped_steps = 0
         self._steps_per_part, self._seconds_per_part, self._queue_steps = steps_per_part, seconds_per_part, queue_steps
-        self._batches: dict[str, list[pa.RecordBatch]] = {table: [] for table in TABLES}
-        self._live: dict[str, tuple[pa.OSFile, Any]] = {}
-        self._live_works, self._live_steps, self._steps_waiting = True, 0, 0
-        self._warned, self._closed, self._process = False, False, os.getpid()
-        self._number, self._steps_sealed, self._sealed_at = 0, 0, time.monotonic()
+        self._rows_each = self._dropped_said = 0
+        self._warned, self._closed, self._taken = False, "", False
+        self._steps_sealed, self._sealed_at = 0, time.monotonic()
         previous = open_directory(self.path, resume) if rank == 0 else None
         self._lock = take_lock(self.path, rank)
         self.info = replace(info, started=info.started or _now())
@@ -89,12 +94,14 @@ class Recorder:
         if previous or rank:
             self._seal_leftovers()
         self.attempt, self._recorded = self.info.attempt, False
+        self._unsealed = Unsealed(self.path, rank, self.attempt, self._check)
         self.write_info()
         self._queue: queue.SimpleQueue[_Item | Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="lldwatch-recorder", daemon=True)
         self._thread.start()
         if self._upload is not None:
             self._upload.start(self.attempt)
+        _OPEN.add(self)
         atexit.register(self.close)
 
     def record(self, observation: Observation, rows: Sequence[RowTable] = ()) -> None:
@@ -102,9 +109,9 @@ class Recorder:
 
         Ranks above 0 keep the rows alone: the step is the whole run's, and rank 0 writes it.
         """
-        if self._closed or self._queue.qsize() >= self._queue_steps:
+        if self._closed or self._taken or self._is_full():
             self.dropped_steps += 1
-            why = "the run is closed" if self._closed else "the disk is too slow"
+            why = self._closed or ("the directory is another run's" if self._taken else "the disk is too slow")
             self._warn(f"{why}: step {observation.step} and perhaps later ones are not recorded")
             return
         self._recorded = True
@@ -112,11 +119,12 @@ class Recorder:
 
     def event(self, step: int, kind: str, detail: str) -> None:
         """Keep something that happened."""
-        self._queue.put((Event(step=step, time=time.time(), kind=kind, detail=detail), ()))
+        if not (self._closed or self._queue.qsize() >= 2 * self._queue_steps):
+            self._queue.put((Event(step=step, time=time.time(), kind=kind, detail=detail), ()))
 
     def soon(self, function: Callable[[], None]) -> None:
-        """Call it in the background, after what was recorded so far has been written."""
-        if not self._closed:
+        """Call it in the background, after what was recorded so far has been written; not while the disk is slow."""
+        if not (self._closed or self._is_full()):
             self._queue.put(function)
 
     def flush(self, timeout: float = 10.0) -> None:
@@ -151,7 +159,7 @@ class Recorder:
             if changes:
                 self._seal(last=True)
                 self.info = replace(self.info, attempt=attempt)
-                self._number = 0
+                self._unsealed.begin_attempt(attempt)
             self.info = replace(self.info, resumed_from=resumed_from)
             self.write_info()
 
@@ -160,21 +168,21 @@ class Recorder:
 
     def close(self) -> None:
         """Write everything, seal the last part, and note the end in `run.json`. A second call does nothing."""
-        if self._closed or os.getpid() != self._process:  # a forked worker must not end the run of its parent
+        if self._closed:
             return
-        self._closed = True
+        self._closed = "the run is closed"
         atexit.unregister(self.close)
         self._queue.put(None)
         self._thread.join(timeout=_CLOSE_SECONDS)
         if self._thread.is_alive():
             log.warning("lldwatch: %s could not be written within %.0f s: the rest is lost", self.path, _CLOSE_SECONDS)
             return  # writing run.json would hang as well
-        self.info = replace(self.info, ended=_now())
-        self.write_info()
+        if not self._taken:
+            self.info = replace(self.info, ended=_now())
+            self.write_info()
         if self._upload is not None:
             self._upload.close()
-        if self._lock is not None:
-            os.close(self._lock)
+        self._let_go()
 
     def write_info(self) -> None:
         """Write `run.json`, whole or not at all; rank 0 does it for all."""
@@ -182,7 +190,11 @@ class Recorder:
             return
         hidden = self.path / f".{INFO_FILE}.tmp"
         with self._failing_disk():
-            hidden.write_text(self.info.to_json())
+            self._check()
+            with open(hidden, "w") as file:
+                file.write(self.info.to_json())
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut can leave an empty file, and the run is not resumed
             os.replace(hidden, self.path / INFO_FILE)
 
     def _run(self) -> None:
@@ -204,110 +216,134 @@ class Recorder:
                 return
 
     def _end(self) -> None:
-        if self.dropped_steps:
+        self._say_dropped(last=True)
+        self._seal(last=True)
+
+    def _say_dropped(self, *, last: bool = False) -> None:
+        """In the run's events: when it begins, when it has doubled, and at the end."""
+        if self.dropped_steps > (self._dropped_said if last else 2 * self._dropped_said):
+            self._dropped_said = self.dropped_steps
             words = (
                 f"{self.dropped_steps} steps were not recorded: the disk was too slow or failed, or a warning says why"
             )
             self._write(Event(step=-1, time=time.time(), kind="dropped", detail=words), ())
-        self._seal(last=True)
 
     def _write(self, row: Observation | Event, rows: Sequence[RowTable]) -> None:
+        is_step = isinstance(row, Observation)
+        if self._taken:
+            self.dropped_steps += is_step
+            return
         written: dict[str, pa.RecordBatch | None] = {}
         for name in {table.TABLE for table in rows}:
             written[name] = rows_batch(name, row.step, [table for table in rows if name == table.TABLE])
-        is_step = isinstance(row, Observation)
         if not (is_step and self.rank):
             written[row.TABLE] = one_row(row)
-        batches = [(table, batch) for table in _ORDER if (batch := written.get(table)) is not None]
-        for table, batch in batches:
-            self._batches[table].append(batch)
-        self._steps_waiting += is_step
-        self._live_steps += self._append_live(batches) and is_step
+        batches = [(table, batch) for table in ORDER if (batch := written.get(table)) is not None]
+        if is_step:
+            self._rows_each = sum(batch.num_rows for _, batch in batches)
+        with self._failing_disk():
+            self._unsealed.add(batches, is_step)
 
     def _seal_if_due(self) -> None:
         """Steps that wait come first: what is not yet live is lost in a crash."""
-        waiting, steps = 1 if self._queue.empty() else 2, self._steps_waiting
-        period = min(self._seconds_per_part, 2.0 * (self._number + 1))  # a young run is soon readable as Parquet
-        old = time.monotonic() - self._sealed_at >= waiting * period and any(self._batches.values())
+        waiting, steps = 1 if self._queue.empty() else 2, self._unsealed.steps
+        period = min(self._seconds_per_part, 2.0 * (self._unsealed.number + 1))  # a young run is soon readable
+        old = time.monotonic() - self._sealed_at >= waiting * period and self._unsealed
         enough = steps >= min(self._steps_sealed // 10, self._steps_per_part)  # slow steps: no part for each
-        if (old and enough) or steps >= waiting * self._steps_per_part:
+        many = steps >= waiting * self._steps_per_part or self._unsealed.rows >= waiting * _MOST_ROWS // 4
+        if (old and enough) or many:
+            self._say_dropped()
             self._seal()
-
-    def _append_live(self, batches: Sequence[tuple[str, pa.RecordBatch]]) -> bool:
-        """Append to the live segments; False when that failed, now or before."""
-        if not self._live_works:
-            return False
-        with self._failing_disk():
-            self._live_works = False
-            for table, batch in batches:
-                if table not in self._live:
-                    folder = self.path / table
-                    folder.mkdir(exist_ok=True)
-                    file = pa.OSFile(str(self._segment().live(folder)), "wb")
-                    self._live[table] = (file, pa.ipc.new_stream(file, arrow_schema(table)))
-                self._live[table][1].write_batch(batch)
-            self._live_works = True
-        return self._live_works
 
     def _seal(self, *, last: bool = False) -> None:
         """Turn the live segments into parts. What cannot be written is kept for the next try, within bounds."""
-        self._sealed_at = time.monotonic()
+        self._sealed_at, unsealed = time.monotonic(), self._unsealed
         with self._failing_disk():
-            for table in _ORDER:
-                if self._batches[table]:
-                    folder = self.path / table
-                    folder.mkdir(exist_ok=True)
-                    write_part(pa.Table.from_batches(self._batches[table]), self._segment().part(folder))
-            self._steps_sealed += self._steps_waiting
-            self._next_segment(keep_live=False)
-        kept = self._steps_waiting
-        if kept >= 4 * self._steps_per_part or (last and any(self._batches.values())):
-            self.dropped_steps += kept - self._live_steps  # the live segment stays, and is read
-            self._next_segment(keep_live=True)
+            self._find_directory()
+            if not self._taken:
+                steps = unsealed.steps
+                unsealed.seal()
+                self._steps_sealed += steps
+        kept = unsealed.steps >= 4 * self._steps_per_part or unsealed.rows >= 2 * _MOST_ROWS
+        if kept or (last and unsealed) or self._taken:
+            self.dropped_steps += unsealed.forget()
 
-    def _next_segment(self, keep_live: bool) -> None:
-        for table in TABLES:
-            with contextlib.suppress(OSError):  # a live segment that stays beside its part does no harm
-                if table in self._live:
-                    self._live[table][0].close()
-                if not keep_live:
-                    self._segment().live(self.path / table).unlink(missing_ok=True)
-        self._live.clear()
-        for batches in self._batches.values():
-            batches.clear()
-        self._number, self._live_works, self._live_steps, self._steps_waiting = self._number + 1, True, 0, 0
+    def _check(self) -> None:
+        if not holds(self._lock, self.path, self.rank):
+            raise RunError("the directory was removed")
+
+    def _find_directory(self) -> None:
+        """Go on in a new directory if it was removed; but not where another training is now."""
+        if self._taken or holds(self._lock, self.path, self.rank):
+            return
+        self._unsealed.lost_live()
+        try:
+            lock = take_again(self.path, self.rank, self.info)
+        except RunExistsError as error:
+            self._taken = True
+            log.warning("lldwatch: %s: no further step is recorded", error)
+            return
+        self._let_go()
+        self._lock = lock
+        words = f"{self.path} was removed while it was written: what comes now is in a new one, what was there is gone"
+        log.warning("lldwatch: %s", words)
+        self.write_info()
+        self._write(Event(step=-1, time=time.time(), kind="error", detail=words), ())
 
     def _last_attempt(self) -> int:
         """Of the files that stand there: `run.json` may be older, if the disk failed."""
         return max((s.attempt for table in TABLES for s in list_segments(self.path / table)[0]), default=0)
 
     def _seal_leftovers(self) -> None:
-        """Live segments that a killed attempt left become parts, so that any Parquet tool reads them.
+        """Live segments that a killed attempt left become parts, so that any Parquet tool reads them; half parts go.
 
         Rank 0 looks after those of all ranks, since there may be fewer of them now; the others after their own, which
         may stand on a disk of theirs.
         """
         for table in TABLES:
+            if self.rank == 0:
+                remove_torn(self.path / table)
             for segment in list_segments(self.path / table)[0]:
                 if self.rank == 0 or (segment.rank == self.rank and segment.attempt < self.info.attempt):
                     with self._failing_disk():
                         seal_live(segment, self.path / table)
-
-    def _segment(self) -> Segment:
-        return Segment(self.info.attempt, self.rank, self._number)
 
     @contextlib.contextmanager
     def _failing_disk(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # pyarrow wraps some errors of the system, and an error of ours ends no training
-            ours = not isinstance(error, OSError)
+            ours = not isinstance(error, OSError | RunError)
             self._warn(f"{self.path} cannot be written ({error}): training goes on, recording is tried again", ours)
 
     def _warn(self, message: str, exc_info: bool = False) -> None:
         if not self._warned:
             self._warned = True
             log.warning("lldwatch: %s (said once)", message, exc_info=exc_info)
+
+    def _is_full(self) -> bool:
+        waiting = self._queue.qsize()
+        return waiting >= self._queue_steps or waiting * self._rows_each >= _MOST_ROWS
+
+    def _let_go(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _forked(self) -> None:
+        self._closed = "this process was forked from the one that records"
+        atexit.unregister(self.close)
+        self._let_go()
+
+
+def _after_fork() -> None:
+    """A forked worker must neither write nor end the run, nor hold it when the training was killed and is resumed."""
+    for recorder in list(_OPEN):
+        recorder._forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _now() -> str:

@@ -18,17 +18,26 @@ slower); a memory-mapped live segment (a full disk kills the process with SIGBUS
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lldwatch.schema import SCHEMA_VERSION, arrow_schema
 
 INFO_FILE = "run.json"
+STEPS_KEY = b"lldwatch.steps"
+"""In the metadata of a part: its first and last step. Over the statistics of a damaged one pyarrow ends the process."""
+
+_MARK, _CHECKSUM_BYTES = b"lldw", 8
 _NAME = re.compile(r"\.?r(\d{5})-a(\d{3,})-(\d{8})\.(parquet|arrows)")
 _DICTIONARY_COLUMNS = {"step", "group", "reward", "kind", "detail", "module", "text"}
 
@@ -79,8 +88,15 @@ def segment_of(name: str) -> Segment | None:
 
 
 def write_part(table: pa.Table, path: Path) -> None:
-    """Write a Parquet part so that it appears whole or not at all."""
+    """Write a Parquet part so that it appears whole or not at all.
+
+    Raises:
+        OSError: it cannot be written; nothing of it is left.
+    """
     hidden = path.with_name(f".{path.name}.tmp")
+    if len(table):
+        low, high = pc.min_max(table["step"]).as_py().values()
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), STEPS_KEY: f"{low} {high}"})
     dictionary = [name for name in table.schema.names if name in _DICTIONARY_COLUMNS]
     # the bytes of floats compress best apart from each other; pyarrow's default dictionary costs 1.6x the size
     floats = {
@@ -88,10 +104,68 @@ def write_part(table: pa.Table, path: Path) -> None:
         for field in table.schema
         if pa.types.is_floating(field.type) and field.name not in _DICTIONARY_COLUMNS
     }
-    pq.write_table(table, hidden, compression="zstd", use_dictionary=dictionary, column_encoding=floats)
-    with open(hidden, "rb") as file:
-        os.fsync(file.fileno())  # else a power cut can leave an empty file under the final name
-    os.replace(hidden, path)
+    encoding: Any = {"use_dictionary": dictionary, "column_encoding": floats}
+    try:
+        pq.write_table(table, hidden, compression="zstd", write_page_checksum=True, **encoding)
+        with open(hidden, "r+b") as file:
+            footer = _footer(file)
+            file.seek(-len(footer), os.SEEK_END)
+            file.write(_checksum(footer) + footer)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut can leave an empty file under the final name
+        os.replace(hidden, path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # a full disk needs the space
+            hidden.unlink(missing_ok=True)
+        raise
+
+
+def check_footer(path: Path) -> None:
+    """Pages have checksums of Parquet's own, but over a damaged footer pyarrow reads wrong, or ends the process.
+
+    Ours stands in the gap that any reader leaves before the footer; parts of older versions have none.
+
+    Raises:
+        ValueError: the footer is damaged.
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        footer = _footer(file)
+        file.seek(-min(len(footer) + _CHECKSUM_BYTES, file.seek(0, os.SEEK_END)), os.SEEK_END)
+        before = file.read(_CHECKSUM_BYTES)
+    if before.startswith(_MARK) and before != _checksum(footer):
+        raise ValueError("its footer is damaged")
+
+
+def open_part(path: Path) -> pq.ParquetFile:
+    """Open a sealed part; a page that is not as it was written is an error when it is read.
+
+    Raises:
+        ValueError: the file is damaged (pyarrow's own errors are ValueError or OSError).
+        OSError: it cannot be read.
+    """
+    check_footer(path)
+    return pq.ParquetFile(path, page_checksum_verification=True)
+
+
+def _footer(file: BinaryIO) -> bytes:
+    """With its length and the magic word behind it; what there is, if the length is wrong."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - 8, 0))
+    length = int.from_bytes(file.read(4), "little") + 8
+    file.seek(max(size - length, 0))
+    return file.read()
+
+
+def _checksum(footer: bytes) -> bytes:
+    return _MARK + zlib.crc32(footer).to_bytes(4, "little")
+
+
+def remove_torn(folder: Path) -> None:
+    """Remove what is left of parts that were being written when the process was killed."""
+    for hidden in folder.glob(".r*.parquet.tmp"):
+        with contextlib.suppress(OSError):
+            hidden.unlink()
 
 
 def seal_live(segment: Segment, folder: Path) -> None:
@@ -120,7 +194,7 @@ def read_segment(segment: Segment, folder: Path) -> pa.Table:
         live = None
     # the part is looked for after the live segment: sealing renames the part into place before it removes the segment
     if live is None or segment.part(folder).exists():
-        with pq.ParquetFile(segment.part(folder)) as file:
+        with open_part(segment.part(folder)) as file:
             return conform(file.read(), schema)
     return conform(_live_table(live, schema), schema)
 
@@ -143,12 +217,8 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     Raises:
         ValueError: the file is not ours, or of a newer version.
     """
-    metadata = table.schema.metadata or {}
-    if metadata.get(b"lldwatch.table") != schema.metadata[b"lldwatch.table"]:
-        raise ValueError("it was not written by lldwatch")
-    version = int(metadata.get(b"lldwatch.schema_version", 0))
-    if version > SCHEMA_VERSION:
-        raise ValueError(f"its schema version {version} is newer than {SCHEMA_VERSION}: update lldwatch")
+    check_ours(table.schema.metadata, schema.metadata[b"lldwatch.table"].decode())
+    table.validate(full=True)  # words that are none, or offsets that lead out of the file
     if table.schema.equals(schema):  # the usual case: casting column by column takes longer than reading
         return pa.Table.from_arrays(table.columns, schema=schema)
     there = set(table.column_names)
@@ -157,3 +227,17 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
         for field in schema
     ]
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def check_ours(metadata: Mapping[bytes, bytes] | None, table: str) -> None:
+    """Look at the metadata of a file of a table.
+
+    Raises:
+        ValueError: the file is not ours, or of a newer version.
+    """
+    metadata = metadata or {}
+    if metadata.get(b"lldwatch.table") != table.encode():
+        raise ValueError("it was not written by lldwatch")
+    version = int(metadata.get(b"lldwatch.schema_version", 0))
+    if version > SCHEMA_VERSION:
+        raise ValueError(f"its schema version {version} is newer than {SCHEMA_VERSION}: update lldwatch")

@@ -16,7 +16,7 @@ from lldwatch import Run
 from lldwatch.parts import Part, attempt_ends
 from lldwatch.recorder import Recorder
 from lldwatch.schema import Observation, Probes, Responses, RunInfo, Tokens
-from lldwatch.segments import Segment
+from lldwatch.segments import STEPS_KEY, Segment
 
 
 def write(path: Path, steps: range, *, resume: bool = False, mark: float = 0.0, close: bool = True) -> Recorder:
@@ -188,3 +188,17 @@ def test_a_scan_imports_no_pandas(run_dir: Path) -> None:
 def test_where_attempts_end() -> None:
     assert attempt_ends([]) == {}
     assert attempt_ends([(0, 1, 4), (0, 5, 10), (1, 7, 12), (2, 9, 9)]) == {0: 7, 1: 9, 2: 10}
+
+
+def test_the_steps_of_a_part_of_an_older_version_are_read_from_its_rows(run_dir: Path) -> None:
+    write(run_dir, range(1, 11))
+    parts = Run(run_dir).parts("responses")
+    for path in run_dir.glob("*/*.parquet"):
+        table = pq.read_table(path)
+        metadata = {name: value for name, value in table.schema.metadata.items() if name != STEPS_KEY}
+        assert len(metadata) == len(table.schema.metadata) - 1
+        pq.write_table(table.replace_schema_metadata(metadata), path)
+    run = Run(run_dir)
+    assert run.parts("responses") == parts
+    for table_name, columns in COLUMNS.items():
+        assert rows_of(run, table_name, columns) == expected(run, table_name, columns)

@@ -172,3 +172,39 @@ def test_a_newer_schema_is_refused_and_an_older_one_is_filled_up(tmp_path: Path,
     assert table.schema.equals(arrow_schema("steps"))
     assert steps_of(table) == [1, 2]
     assert table["loss"].null_count == 2
+
+
+def test_whatever_byte_of_a_part_is_damaged_no_other_rows_are_read(folder: Path) -> None:
+    """zstd, the encodings and the footer's own format take many of them for something else."""
+    part = SEGMENT.part(folder)
+    write_part(read_segment(SEGMENT, folder), part)
+    whole, refused = part.read_bytes(), 0
+    expected = repr(read_segment(SEGMENT, folder).to_pylist())
+    for place in [*range(0, len(whole), 23), *range(len(whole) - 8, len(whole))]:
+        part.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+        try:
+            read = repr(read_segment(SEGMENT, folder).to_pylist())
+        except (ValueError, OSError):
+            refused += 1
+        else:
+            assert read == expected  # of the checksum's own mark, or of the statistics in the header of a page
+    assert refused > 0.9 * len(whole) / 23
+
+
+def test_a_part_of_an_older_version_has_no_checksum_and_is_read(folder: Path) -> None:
+    table = read_segment(SEGMENT, folder)
+    pq.write_table(table, SEGMENT.part(folder))
+    assert read_segment(SEGMENT, folder).equals(table)
+
+
+def test_a_live_segment_with_words_that_are_none_is_an_error(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "run", RunInfo())
+    recorder.event(1, "note", "a word to be damaged")
+    recorder.flush()
+    live = SEGMENT.live(tmp_path / "run" / "events")
+    damaged = live.read_bytes().replace(b"a word", b"\xb2\xff\xfe\xc0\xc1\x80")
+    recorder.close()
+    SEGMENT.part(tmp_path / "run" / "events").unlink()
+    live.write_bytes(damaged)
+    with pytest.raises(ValueError, match="UTF"):
+        read_segment(SEGMENT, tmp_path / "run" / "events")
