@@ -3,16 +3,17 @@
 python benchmarks/dashboard.py --steps 100000
 
 The run is simulated: about 20 stationary series (lldwatch.simulate.null), into which one step is put whose gradient
-norm is 1,000 times as large, and one whose loss is NaN. The same numbers are written as TensorBoard events. Each server
-is started anew, with nothing kept from before; then a headless Chromium with an empty cache opens the first page, and
-again once the server has read everything. Measured are the times until the charts on the page are drawn, whether the
-two odd steps are among the points that the page holds, and the server's memory. For the dashboard also what one more
-step costs: bytes to the browser, and milliseconds from its request to the answer. Medians of --repeats.
+norm is 1,000 times as large, and one whose entropy is NaN. The same numbers are written as TensorBoard events. Each
+server is started anew, with nothing kept from before; then a headless Chromium with an empty cache opens the first
+page, and again once the server has read everything. Measured are the times until the charts on the page are drawn,
+whether the two odd steps are among the points that the page holds, and the server's memory. For the dashboard also what
+one more step costs: bytes to the browser, and milliseconds from its request to the answer. Medians of --repeats.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import socket
@@ -31,8 +32,7 @@ from typing import Any
 import psutil
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from lldwatch.batches import one_row
-from lldwatch.schema import Observation, RunInfo
+from lldwatch.schema import Observation, RunInfo, arrow_schema
 from lldwatch.segments import INFO_FILE, Segment, write_part
 from lldwatch.simulate import null
 
@@ -41,7 +41,9 @@ QUIET = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-back
 PLOT = "document.querySelector('#run-figure .js-plotly-plot')"
 OURS_DRAWN = f"{PLOT}?.calcdata?.length > 3 && {PLOT}.querySelectorAll('.scatterlayer .trace').length > 3"
 OURS_CHARTS = f"Object.keys({PLOT}._fullLayout).filter(name => /^yaxis[0-9]*$/.test(name)).length"
-OURS_HOLD = f"step => {PLOT}.calcdata.some(trace => trace.some(point => point.x === step))"
+OURS_HOLD = f"""([meta, step]) => {PLOT}.calcdata.some(
+    points => points[0].trace.meta === meta && points.some(point => point.x === step))"""
+OURS_LAST = f"Math.max(...{PLOT}.data.map(trace => trace.x?.[trace.x.length - 1] ?? 0))"
 THEIRS_CHARTS = """[...document.querySelectorAll('scalar-card')].filter(card => !card.querySelector('mat-spinner')
     && card.querySelector('line-chart svg, line-chart canvas')).length"""
 THEIRS_DRAWN = f"{THEIRS_CHARTS} > 0 && !document.querySelector('scalar-card mat-spinner')"
@@ -61,17 +63,22 @@ class Times:
 
 def make_run(run: Path, steps: int, spike: int, nan: int) -> list[Observation]:
     """The run as a recorder seals it; gives its steps."""
-    import pyarrow as pa
-
     rows = list(null(0, steps).observations)
     rows[spike - 1] = replace(rows[spike - 1], grad_norm=1000.0)
-    rows[nan - 1] = replace(rows[nan - 1], loss=math.nan)
+    rows[nan - 1] = replace(rows[nan - 1], entropy=math.nan)
     (run / Observation.TABLE).mkdir(parents=True)
     (run / INFO_FILE).write_text(RunInfo(trainer="simulated", planned_steps=steps).to_json())
     for number, first in enumerate(range(0, steps, STEPS_PER_PART)):
-        batches = [one_row(row) for row in rows[first : first + STEPS_PER_PART]]
-        write_part(pa.Table.from_batches(batches), Segment(0, 0, number).part(run / Observation.TABLE))
+        write_part(as_table(rows[first : first + STEPS_PER_PART]), Segment(0, 0, number).part(run / Observation.TABLE))
     return rows
+
+
+def as_table(rows: list[Observation]) -> Any:
+    """The rows column by column: one by one they take longer to write than all that is measured here."""
+    import pyarrow as pa
+
+    schema = arrow_schema(Observation.TABLE)
+    return pa.table([pa.array([getattr(row, column.name) for row in rows], column.type) for column in schema], schema)
 
 
 def make_events(folder: Path, rows: list[Observation]) -> int:
@@ -129,6 +136,15 @@ def until_drawn(page: Page, address: str, drawn: str) -> float:
     return time.perf_counter() - began
 
 
+def until_known(tags: str) -> None:
+    """Wait until TensorBoard knows of a series: a page that is opened sooner stays empty until somebody reloads it."""
+    while True:
+        with urllib.request.urlopen(tags, timeout=60) as answer:
+            if b"grad_norm" in answer.read():
+                return
+        time.sleep(0.1)
+
+
 def memory_mb(server: psutil.Process) -> float:
     """Of the server and what it started."""
     return sum(each.memory_info().rss for each in [server, *server.children(recursive=True)]) / 2**20
@@ -151,7 +167,8 @@ def ours(browser: Browser, root: Path, rows: list[Observation], odd: tuple[int, 
         with opened(browser) as page:
             times.read_s.append(until_drawn(page, address, OURS_DRAWN))
             times.charts = page.evaluate(OURS_CHARTS)
-            times.spike, times.nan = (page.evaluate(OURS_HOLD, step) for step in odd)
+            asked = zip(("grad_norm:raw", "entropy:marks"), odd, strict=True)
+            times.spike, times.nan = (page.evaluate(OURS_HOLD, [meta, step]) for meta, step in asked)
             for tick in range(ticks):
                 page.wait_for_timeout(1500)
                 spent.append(grow(page, root / "run", rows, tick))
@@ -160,20 +177,16 @@ def ours(browser: Browser, root: Path, rows: list[Observation], odd: tuple[int, 
 
 
 def grow(page: Page, run: Path, rows: list[Observation], tick: int) -> tuple[int, float]:
-    """Close one more step, and wait for the answer that brings it."""
+    """Close one more step, and wait until it is drawn; gives the bytes that came, and the server's milliseconds."""
     part = max(int(path.stem.rsplit("-", 1)[1]) for path in (run / Observation.TABLE).glob("*.parquet")) + 1
     step = len(rows) + part  # never one that is there
-    with page.expect_response(lambda got: "_dash-update" in got.url and b'"run-figure"' in body_of(got)) as answer:
-        import pyarrow as pa
-
-        row = replace(rows[tick], step=step)
-        write_part(pa.Table.from_batches([one_row(row)]), Segment(0, 0, part).part(run / Observation.TABLE))
-    timing = answer.value.request.timing
-    return len(answer.value.body()), timing["responseStart"] - timing["requestStart"]
-
-
-def body_of(answer: Any) -> bytes:
-    return answer.body() if answer.status == 200 else b""
+    came: list[Any] = []
+    page.on("requestfinished", lambda request: came.append(request) if "_dash-update" in request.url else None)
+    write_part(as_table([replace(rows[tick], step=step)]), Segment(0, 0, part).part(run / Observation.TABLE))
+    page.wait_for_function(f"{OURS_LAST} === {step}")
+    news = [each for each in came if (each.post_data_json or {}).get("output") == "run-news.data"]
+    size, timing = max(((each.sizes()["responseBodySize"], each.timing) for each in news), key=lambda each: each[0])
+    return size, timing["responseStart"] - timing["requestStart"]
 
 
 def theirs(browser: Browser, folder: Path, odd: tuple[int, int], times: Times) -> None:
@@ -183,15 +196,25 @@ def theirs(browser: Browser, folder: Path, odd: tuple[int, int], times: Times) -
     with tempfile.TemporaryDirectory() as kept, served(command, port, Path(kept)) as server:
         address = f"http://127.0.0.1:{port}/"
         with opened(browser) as page:
-            times.cold_s.append(until_drawn(page, address, THEIRS_DRAWN))
+            began = time.perf_counter()
+            until_known(f"{address}data/plugin/timeseries/tags")
+            times.cold_s.append(time.perf_counter() - began + until_drawn(page, address, THEIRS_DRAWN))
         time.sleep(20)  # it reads on while it serves
         with opened(browser) as page:
             bodies: list[str] = []
             page.on("response", lambda got: bodies.append(got.text()) if "timeSeries" in got.url else None)
             times.read_s.append(until_drawn(page, address, THEIRS_DRAWN))
             times.charts = page.evaluate(THEIRS_CHARTS)
-            times.spike, times.nan = (any(f'"step":{step}' in text.replace(" ", "") for text in bodies) for step in odd)
+            asked = zip(("train/grad_norm", "train/entropy"), odd, strict=True)
+            times.spike, times.nan = (holds(bodies, tag, step) for tag, step in asked)
         times.memory_mb.append(memory_mb(server))
+
+
+def holds(bodies: list[str], tag: str, step: int) -> bool:
+    """Whether TensorBoard sent this step of this series to the page."""
+    told = [series for body in bodies for series in json.loads(body)]
+    runs = [points for series in told if series["tag"] == tag for points in series["runToSeries"].values()]
+    return any(point["step"] == step for points in runs for point in points)
 
 
 def table(mine: Times, other: Times, series: int, spent: list[tuple[int, float]], steps: int) -> Iterator[str]:

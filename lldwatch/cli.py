@@ -52,7 +52,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Leave with status 2."""
-        sys.stderr.write(f"lldwatch: {message} (see '{self.prog} --help')\n")
+        sys.stderr.write(f"lldwatch: {printable(message)} (see '{self.prog} --help')\n")
         sys.exit(2)
 
 

@@ -169,7 +169,7 @@ class _Growing:
         if went_back or self._run.info.started != self._started:
             self._begin()
             new = self._run.poll()
-        for seen in _last_attempts(new):
+        for seen in last_attempts(new):
             self._take(seen)
         return self._glance()
 
@@ -233,8 +233,8 @@ class _Growing:
         return self._events[1]
 
 
-def _last_attempts(written: Sequence[Observation]) -> list[Observation]:
-    """In the order of writing, without what a resumed training made again."""
+def last_attempts(written: Sequence[Observation]) -> list[Observation]:
+    """Steps in the order of writing, without what a resumed training made again."""
     rows: list[Observation] = []
     for seen in written:
         while rows and rows[-1].step >= seen.step:

@@ -101,9 +101,11 @@ def thin(values: Floats, limit: int) -> Indices:
     lowest = np.where(finite, stretches, np.inf).argmin(axis=1)
     highest = np.where(finite, stretches, -np.inf).argmax(axis=1)
     broken = (~finite).argmax(axis=1)
-    corners = np.arange(rows)[:, None] * width + np.stack([lowest, highest, broken], axis=1)
-    keep = np.unique(np.concatenate([corners.ravel(), [0, count - 1]]))
-    return keep[keep < count]
+    first = np.arange(rows) * width
+    keep = np.zeros(rows * width, np.bool_)
+    for place in (first + lowest, first + highest, first + broken, [0, count - 1]):
+        keep[place] = True
+    return np.flatnonzero(keep[:count])
 
 
 def pieces(series: Series) -> Indices:
@@ -125,12 +127,16 @@ def middles(series: Series, count: int) -> Series:
 
 def bands(verdicts: Sequence[Verdict]) -> list[Band]:
     """Where the stage was not HEALTHY, from the verdict of each step."""
+    if not verdicts:
+        return []
+    stages = np.fromiter(map(attrgetter("stage"), verdicts), np.int64, len(verdicts))
+    begins = [0, *(np.flatnonzero(np.diff(stages)) + 1).tolist(), len(verdicts)]
     found = []
-    at = [(verdict.step, verdict.stage) for verdict in verdicts]
-    groups = [(stage, [step for step, _ in group]) for stage, group in itertools.groupby(at, key=lambda pair: pair[1])]
-    for (stage, steps), after in itertools.zip_longest(groups, groups[1:]):
+    for begin, end in itertools.pairwise(begins):
+        stage = verdicts[begin].stage
         if stage is not Stage.HEALTHY:
-            found.append(Band(stage, steps[0] - 0.5, (after[1][0] if after else steps[-1] + 1) - 0.5))
+            after = verdicts[end].step if end < len(verdicts) else verdicts[-1].step + 1
+            found.append(Band(stage, verdicts[begin].step - 0.5, after - 0.5))
     return found
 
 

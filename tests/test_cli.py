@@ -169,6 +169,7 @@ def mistakes(tmp_path: Path) -> Path:
         (["import", "auto", "file"], "--out"),
         (["import", "trl2", "file", "--out", "new"], "trl2"),
         (["dashboard", "missing"], "missing is not a folder"),
+        (["dashboard", "s3://bucket/runs"], "s3://bucket/runs: the dashboard shows runs on this machine's disk"),
         (["dashboard", "empty", "--port", "99999"], "99999"),
         (["demo", "--steps", "0"], "'0' is not a whole number above 0"),
         (["demo", "--steps", "x"], "'x' is not a whole number above 0"),

@@ -6,6 +6,7 @@ process must never be hurt: a taken port is an error that says so, not an exit. 
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
 import socket
@@ -27,6 +28,8 @@ from lldwatch_dashboard.shared import shell
 
 BUNDLE = Path(__file__).parent / "assets" / "plotly-cartesian.min.js"
 """The part of plotly.js that is used, if it was fetched."""
+WORTH_IT = 1000
+"""Bytes from which on an answer is compressed."""
 _PLOTLY = "/_dash-component-suites/plotly/package_data/plotly.min.js"
 """Where a page asks for plotly.js, once it has something to draw."""
 
@@ -54,6 +57,7 @@ def create_app(root: str | os.PathLike[str], guard: Guard | None = None) -> Dash
     protect(app.server, guard or Guard(), app.callback_map, app.csp_hashes())
     if _fits():
         app.server.before_request(_smaller_plotly)
+    app.server.after_request(_compressed)
     return app
 
 
@@ -68,6 +72,16 @@ def _fits() -> bool:
 
 def _smaller_plotly() -> Response | None:
     return send_file(BUNDLE, mimetype="text/javascript") if request.path == _PLOTLY else None
+
+
+def _compressed(answer: Response) -> Response:
+    """What a page is told, in fewer bytes: many a reader sits behind an ssh tunnel. Scripts are kept by the browser."""
+    long = answer.mimetype == "application/json" and not answer.is_streamed and len(answer.get_data()) >= WORTH_IT
+    if long and request.accept_encodings["gzip"] > 0:
+        answer.set_data(gzip.compress(answer.get_data(), compresslevel=1))
+        answer.headers["Content-Encoding"] = "gzip"
+        answer.headers["Vary"] = "Accept-Encoding"
+    return answer
 
 
 def make_server(

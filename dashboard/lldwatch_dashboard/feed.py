@@ -22,13 +22,18 @@ from typing import Any
 from lldwatch.diagnosis import Diagnosis, Verdict
 from lldwatch.errors import LldwatchError, RunNotFoundError
 from lldwatch.follow import Follower
+from lldwatch.glance import last_attempts
 from lldwatch.postmortem import events_of
 from lldwatch.run import Run, is_run, list_runs
 from lldwatch.schema import Observation, RunInfo
+from lldwatch.series import Series
+from lldwatch_dashboard.lines import Lines
+from lldwatch_dashboard.portions import Portions
 
 log = logging.getLogger("lldwatch.dashboard")
 
-_versions = itertools.count(1)
+_versions = itertools.count(time.time_ns() // 1000)
+"""A page may be older than this process: its versions must not come again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +50,7 @@ class Summary:
         problems: files that could not be read.
         error: why the run cannot be read at all.
         read: False while nobody has had the time to look into it.
+        behind: some of its steps have not been judged yet; `diagnosis` says up to which it speaks.
     """
 
     name: str
@@ -56,17 +62,28 @@ class Summary:
     problems: tuple[str, ...] = ()
     error: str | None = None
     read: bool = True
+    behind: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """A run as it stood at one moment: it never changes. `version` is another one whenever something has changed."""
+    """A run as it stood at one moment: it never changes.
+
+    Attributes:
+        version: another one whenever something has changed.
+        summary: of the run.
+        observations: its steps.
+        verdicts: one for each of them; for the first ones, while some have not been judged yet.
+        events: see `lldwatch.postmortem.events_of`.
+        signals: see `lldwatch_dashboard.lines.Lines`.
+    """
 
     version: int
     summary: Summary
     observations: Sequence[Observation] = ()
     verdicts: Sequence[Verdict] = ()
     events: Sequence[Mapping[str, Any]] = ()
+    signals: Mapping[str, Series] = field(default_factory=dict)
 
 
 class Feed:
@@ -135,59 +152,66 @@ class _Tail:
     def __init__(self, name: str, path: Path) -> None:
         self._name, self._path = name, path
         self._lock = threading.Lock()
-        self._follower: Follower | None = None
+        self._following: tuple[Follower, Portions] | None = None
         self._identity: object = None
         self._seen: object = None
         self._snapshot: Snapshot | None = None
+        self._lines = Lines()
 
     def update(self) -> Snapshot:
         """Read what is new."""
         with self._lock:
             # taken before the reading: what is written meanwhile changes it, and is read at the next call
             print_ = _fingerprint(self._path)
-            if self._snapshot is None or print_ != self._seen:
+            if self._snapshot is None or print_ != self._seen or self._snapshot.summary.behind:
                 self._seen = print_
                 self._snapshot = self._read()
             return self._snapshot
 
     def _read(self) -> Snapshot:
         try:
-            follower = self._follow()
-            observations, info = tuple(follower.observations), follower.run.info
+            follower, run = self._follow()
+            observations = tuple(follower.observations)
+            if run.rest:
+                observations = tuple(last_attempts([*observations, *run.rest]))
             summary = Summary(
                 name=self._name,
-                info=info,
+                info=run.info,
                 last=observations[-1] if observations else None,
                 diagnosis=follower.diagnosis,
                 pace=_pace(observations[-20:]),
-                ending=_ending(follower.run) if follower.run.ended else None,
-                problems=tuple(follower.run.problems),
+                ending=_ending(run) if run.ended else None,
+                problems=tuple(run.problems),
+                behind=bool(run.rest),
             )
             return Snapshot(
                 version=next(_versions),
                 summary=summary,
                 observations=observations,
                 verdicts=tuple(follower.verdicts),
-                events=tuple(events_of(follower.run)),
+                events=tuple(events_of(run)),
+                signals=self._lines.of(observations),
             )
         except Exception as error:  # whatever is wrong with one run, the others must still be shown
             if not isinstance(error, LldwatchError):
                 log.warning("%s cannot be read", self._path, exc_info=True)
-            self._follower = None
+            self._following = None
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             return Snapshot(version=next(_versions), summary=Summary(name=self._name, error=reason))
 
-    def _follow(self) -> Follower:
+    def _follow(self) -> tuple[Follower, Portions]:
         """The follower with all steps; a new one if another run has taken the place of the one it followed."""
-        if self._follower is not None and self._identity == _inode(self._path):
-            started = self._follower.run.info.started
-            self._follower.update()
-            if self._follower.run.info.started == started:
-                return self._follower
+        if self._following is not None and self._identity == _inode(self._path):
+            follower, run = self._following
+            started = run.info.started
+            follower.update()
+            if run.info.started == started:
+                return self._following
         self._identity = _inode(self._path)
-        self._follower = Follower(Run(self._path))
-        self._follower.update()
-        return self._follower
+        run = Portions(self._path)
+        self._following = Follower(run), run
+        self._following[0].update()
+        return self._following
 
 
 def _inode(path: Path) -> tuple[int, int]:

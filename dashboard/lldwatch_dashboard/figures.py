@@ -7,17 +7,17 @@ titles stand in HTML above the panels, where they explain themselves; `panels.pa
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 
 from lldwatch.diagnosis import Verdict
 from lldwatch.schema import Observation
-from lldwatch.series import Band, Series, bands, measured
+from lldwatch.series import NOTHING, Band, Series, bands
 from lldwatch_dashboard import event_marks
 from lldwatch_dashboard.event_marks import EventMark
+from lldwatch_dashboard.lines import lines_of
 from lldwatch_dashboard.panels import (
     BOTTOM,
     DARK,
@@ -28,8 +28,8 @@ from lldwatch_dashboard.panels import (
     READINGS,
     RIGHT,
     STAGE_COLOURS,
-    TOP,
     Palette,
+    Sheet,
     axis,
     sheet_of,
 )
@@ -38,6 +38,7 @@ from lldwatch_dashboard.run_view import RunView
 from lldwatch_dashboard.series import Span
 from lldwatch_dashboard.traces import Canvas, all_traces
 
+Figure = dict[str, Any]
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 WIDE, NARROW = 760.0, 280.0
 """Pixels that the x axis is taken to have when labels are laid beside each other."""
@@ -50,47 +51,44 @@ def drawn(
     verdicts: Sequence[Verdict],
     events: Sequence[EventMark] = (),
     *,
+    signals: Mapping[str, Series] | None = None,
     view: RunView | None = None,
     revision: str = "",
     dark: bool = False,
     narrow: bool = False,
-) -> tuple[go.Figure, Canvas]:
-    """All panels of a run, and on what they are drawn.
+) -> tuple[Figure, Sheet]:
+    """All panels of a run, as plotly's dictionary, and which they are.
 
     Args:
         observations: its steps.
         verdicts: one for each of them.
         events: what befell it.
+        signals: what was measured, see `Lines.of`, if that is known already.
         view: how it is looked at.
         revision: as long as it stays the same, a new figure keeps the user's zoom.
         dark: for a dark page.
         narrow: for a small screen.
     """
     view = view or RunView()
-    signals = {name: measured(observations, signal) for name, signal in READINGS.items() if name in _SHOWN}
-    sheet = sheet_of({name for name, line in signals.items() if len(line)})
+    signals = lines_of(observations) if signals is None else signals
+    sheet = sheet_of({name for name in _SHOWN if len(signals.get(name, NOTHING))}, events=bool(events))
     canvas = Canvas(DARK if dark else LIGHT, sheet, ruler_of(observations, view.along), view)
     layout = _layout(canvas, revision)
     layout["shapes"], layout["annotations"] = _above(canvas, observations, verdicts, events, NARROW if narrow else WIDE)
     layout["xaxis"] |= _ends(canvas, observations)
     for row, panel in enumerate(sheet.panels):
-        lines = [canvas.seen(signals[name]) for name in panel.signals]
+        lines = [canvas.seen(signals.get(name, NOTHING)) for name in panel.signals]
         layout[axis(row).replace("y", "yaxis")] |= _scale(room(lines, panel.log), panel.log, canvas)
-        if not any(len(signals[name]) for name in panel.signals):
+        if not any(len(signals.get(name, NOTHING)) for name in panel.signals):
             layout["annotations"].append(_not_recorded(row, bool(observations), canvas))
         elif row == 0:
             layout["shapes"].append(_zero_line(canvas.palette))
-    return go.Figure(data=all_traces(canvas, signals, observations, verdicts, events), layout=layout), canvas
+    return {"data": all_traces(canvas, signals, verdicts, events), "layout": layout}, sheet
 
 
-def run_figure(observations: Sequence[Observation], verdicts: Sequence[Verdict], *more: Any, **how: Any) -> go.Figure:
-    """The figure alone; see `drawn`."""
-    return drawn(observations, verdicts, *more, **how)[0]
-
-
-def empty_figure() -> go.Figure:
+def empty_figure() -> Figure:
     """What stands there until the run has been read."""
-    return go.Figure(layout=_layout(Canvas(LIGHT), ""))
+    return {"data": [], "layout": _layout(Canvas(LIGHT), "")}
 
 
 def _ends(canvas: Canvas, observations: Sequence[Observation]) -> dict[str, Any]:
@@ -116,7 +114,8 @@ def _above(
     ends = canvas.span or (observations[0].step - 0.5, observations[-1].step + 0.5)
     placed = event_marks.lanes(events, ruler, ends, width)
     shapes += event_marks.lines(events, placed, ruler, palette, canvas.sheet.plot_height)
-    words = stage_labels(stages, palette, ruler, canvas.span) or ([] if stages else _healthy(verdicts, palette))
+    healthy = not stages and len(verdicts) == len(observations)
+    words = stage_labels(stages, palette, ruler, canvas.span) or (_healthy(palette) if healthy else [])
     return shapes, words + event_marks.labels(placed, ruler, ends, width, palette)
 
 
@@ -153,10 +152,8 @@ def stage_labels(
     return labels
 
 
-def _healthy(verdicts: Sequence[Verdict], palette: Palette) -> list[dict[str, Any]]:
+def _healthy(palette: Palette) -> list[dict[str, Any]]:
     """Where there is no stage to name, its place says so."""
-    if not verdicts:
-        return []
     text, font = "✓ healthy at every step", {"size": 11, "color": palette.muted}
     place = {"xref": "paper", "x": 0, "xanchor": "left", "yref": "paper", "y": 1, "yanchor": "bottom"}
     return [{"text": text, "font": font, "showarrow": False, "borderpad": 0, "yshift": LANE_HEIGHT, **place}]
@@ -206,7 +203,7 @@ def _layout(canvas: Canvas, revision: str) -> dict[str, Any]:
     line["automargin"] = False  # the titles in the page stand where the panels are said to be
     layout: dict[str, Any] = {
         "height": sheet.height,
-        "margin": {"t": TOP, "b": BOTTOM, "l": LEFT, "r": RIGHT},
+        "margin": {"t": sheet.top, "b": BOTTOM, "l": LEFT, "r": RIGHT},
         "uirevision": revision or True,
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
@@ -226,7 +223,7 @@ def _layout(canvas: Canvas, revision: str) -> dict[str, Any]:
     for row, panel in enumerate(sheet.panels):
         scale = {"type": "log"} if panel.log else {"type": "linear", "nticks": 5 if panel.height > 60 else 3}
         name = axis(row).replace("y", "yaxis")
-        layout[name] = {**line, **scale, "domain": sheet.domain(row), "anchor": "x", "zeroline": False}
+        layout[name] = {**line, **scale, "domain": [*sheet.domain(row)], "anchor": "x", "zeroline": False}
     return layout
 
 

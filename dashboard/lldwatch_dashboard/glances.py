@@ -1,8 +1,9 @@
 """What the list says of each run, kept up to date in the background while somebody looks at it.
 
 The steps of 1,000 runs take a minute to fold: the list stands at once with what is known, and fills. Runs that grow
-come first, then the newest ones; what a finished run said is kept on disk (`lldwatch.scan_cache`). A few runs are read
-in a thread; with many of them processes are started (`readers`). When nobody looks any more, all of it ends.
+come first, then those in sight and the newest ones; what a finished run said is kept on disk (`lldwatch.scan_cache`). A
+few runs are read in a thread; with many of them processes are started (`readers`). When nobody looks any more, all of
+it ends.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -79,6 +80,7 @@ class Glances:
         self._names: list[str] | None = None
         self._thread: threading.Thread | None = None
         self._asked_at = 0.0
+        self._in_sight: frozenset[str] = frozenset()
         self._first_round = threading.Event()
         self._readers: list[Answers] = [Reader()]
         self._kept: ScanCache | None = None
@@ -104,6 +106,10 @@ class Glances:
             for name, found in zip(names, known, strict=True)
         ]
         return Look(tuple(rows), sum(found is not None for found in known))
+
+    def prefer(self, names: Iterable[str]) -> None:
+        """These are in sight of whoever asked last: they are read before the other new ones."""
+        self._in_sight = frozenset(names)
 
     def _work(self) -> None:
         """Rounds until nobody has asked for a while."""
@@ -131,7 +137,7 @@ class Glances:
         return left
 
     def _due(self) -> list[_Due]:
-        """Runs whose files have changed since they were read: first those that were read before, then the newest."""
+        """Runs whose files have changed since they were read: those read before, those in sight, then the newest."""
         names, due = [], []
         for name in self._feed.names():
             path, known = self._feed.root / name, self._known.get(name)
@@ -149,7 +155,7 @@ class Glances:
         self._names = names
         for gone in self._known.keys() - set(names):
             self._known.pop(gone, None)
-        return sorted(due, key=lambda each: (each.reader is None, -each.changed_ns))
+        return sorted(due, key=lambda each: (each.reader is None, each.name not in self._in_sight, -each.changed_ns))
 
     def _stamp_of(self, name: str) -> str | None:
         known = self._known.get(name)

@@ -68,14 +68,20 @@ TITLE_HEIGHT = 30
 LANE_HEIGHT = 15
 EVENT_LANES = 2
 STAGE_LANES = 3
-TOP, BOTTOM, LEFT, RIGHT = (STAGE_LANES + EVENT_LANES) * LANE_HEIGHT + 4, 56, 58, 14
+BOTTOM, LEFT, RIGHT = 56, 58, 14
 
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """Panels below each other, and their places."""
+    """Panels below each other, and their places; `events`: there is room above them for the names of events."""
 
     panels: tuple[Panel, ...] = PANELS[:ALWAYS]
+    events: bool = False
+
+    @property
+    def top(self) -> int:
+        """Pixels above the panels."""
+        return (STAGE_LANES + EVENT_LANES * self.events) * LANE_HEIGHT + 4
 
     @property
     def signals(self) -> list[str]:
@@ -90,27 +96,28 @@ class Sheet:
     @property
     def height(self) -> int:
         """Of the figure, in pixels."""
-        return TOP + self.plot_height + BOTTOM
+        return self.top + self.plot_height + BOTTOM
 
     def tops(self) -> list[int]:
         """Pixels from the top of the figure to where each panel's title begins."""
         heights = [panel.height + TITLE_HEIGHT for panel in self.panels]
-        return [TOP + sum(heights[:index]) for index in range(len(heights))]
+        return [self.top + sum(heights[:index]) for index in range(len(heights))]
 
     def domain(self, row: int) -> tuple[float, float]:
         """The share of the plot's height that a panel takes, from the bottom."""
-        top = self.tops()[row] - TOP + TITLE_HEIGHT
+        top = self.tops()[row] - self.top + TITLE_HEIGHT
         return 1 - (top + self.panels[row].height) / self.plot_height, 1 - top / self.plot_height
 
 
-def sheet_of(recorded: Collection[str]) -> Sheet:
+def sheet_of(recorded: Collection[str], *, events: bool = False) -> Sheet:
     """The first panels always, the others if one of their signals was recorded.
 
     Args:
         recorded: keys in READINGS.
+        events: something befell the run.
     """
     further = [panel for panel in PANELS[ALWAYS:] if any(name in recorded for name in panel.signals)]
-    return Sheet((*PANELS[:ALWAYS], *further))
+    return Sheet((*PANELS[:ALWAYS], *further), events)
 
 
 def left_out(sheet: Sheet) -> list[str]:

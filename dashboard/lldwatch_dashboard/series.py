@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 
 import numpy as np
 import numpy.typing as npt
 
-from lldwatch.schema import Observation
-from lldwatch.series import Indices, Series, having, series_of, thin
+from lldwatch.series import Indices, Series, thin
 
 Array = npt.NDArray[np.float64]
 
@@ -32,26 +29,21 @@ class Mark:
     top: bool
 
 
-def column(observations: Sequence[Observation], name: str) -> Series:
-    """The steps at which a column of `Observation` was measured that is no signal of its own."""
-    return series_of(having(observations, name), attrgetter(name))
+def running_mean(values: Array, window: int = WINDOW, at: Indices | None = None) -> Array:
+    """Mean of the last `window` values; those that are not finite are left out, NaN where none is left.
 
-
-def running_mean(values: Array, window: int = WINDOW) -> Array:
-    """Mean of the last `window` values; those that are not finite are left out, NaN where none is left."""
-    finite = np.isfinite(values)
-    front = np.zeros(window - 1)
-    sums = _windows(np.concatenate([front, np.where(finite, values, 0.0)]), window)
-    counts = _windows(np.concatenate([front, finite.astype(np.float64)]), window)
-    means: Array = np.divide(sums, counts, out=np.full(len(values), np.nan), where=counts > 0)
+    Args:
+        values: (points,).
+        window: so many, at least 1.
+        at: only there; None: everywhere.
+    """
+    ends = np.arange(len(values)) if at is None else at
+    places = ends[:, None] - np.arange(min(window, len(values)))
+    taken = values[np.maximum(places, 0)]
+    there = (places >= 0) & np.isfinite(taken)
+    sums, counts = np.where(there, taken, 0.0).sum(axis=1), there.sum(axis=1)
+    means: Array = np.divide(sums, counts, out=np.full(len(ends), np.nan), where=counts > 0)
     return means
-
-
-def _windows(padded: Array, window: int) -> Array:
-    if len(padded) < window:
-        return np.zeros(0)
-    sums: Array = np.lib.stride_tricks.sliding_window_view(padded, window).sum(axis=1)
-    return sums
 
 
 def within(series: Series, span: Span | None) -> Series:
@@ -73,6 +65,12 @@ def thin_around(series: Series, span: Span | None, limit: int = MAX_POINTS) -> I
     parts = [(np.intp(0), low, limit // 8), (low, high, limit - 2 * (limit // 8)), (high, len(series), limit // 8)]
     kept: Indices = np.concatenate([thin(series.values[first:last], share) + first for first, last, share in parts])
     return kept
+
+
+def stale(count: int) -> int:
+    """So many of the oldest points are left out; seldom more than the last time, so that few are sent anew."""
+    half = MAX_POINTS // 2
+    return max(-(-count // half) - 2, 0) * half
 
 
 def usual(series: Series) -> Series:
@@ -97,27 +95,22 @@ def edge_marks(series: Series, *, log: bool, seen: Series | None = None) -> list
     drawn = finite[finite > 0] if log else finite
     low, high = (float(drawn.min()), float(drawn.max())) if len(drawn) else (1.0, 1.0)
     low, high = (low / 1.5, high * 1.5) if log else (low, high)
+    odd = ~np.isfinite(series.values)
+    there = series.at(np.flatnonzero(odd | (series.values <= 0) if log else odd))
     marks = []
-    for step, number in zip(series.steps.tolist(), series.values.tolist(), strict=True):
-        if not math.isfinite(number):
-            bottom = number == -math.inf
-            text = "NaN" if math.isnan(number) else f"{number:+}"
-            marks.append(Mark(step, low if bottom else high, text, not bottom))
-        elif log and number <= 0:
-            marks.append(Mark(step, low, f"{number:g}", False))
+    for step, number in zip(there.steps.tolist(), there.values.tolist(), strict=True):
+        bottom = number <= 0  # no NaN is
+        text = "NaN" if math.isnan(number) else f"{number:g}" if math.isfinite(number) else f"{number:+}"
+        marks.append(Mark(step, low if bottom else high, text, not bottom))
     return marks
 
 
-def noise_floor(observations: Sequence[Observation]) -> Series:
+def noise_floor(floor: Series) -> Series:
     """The largest A/A noise so far: what the detector takes for no change."""
-    floor = column(observations, "noise_floor")
     return Series(floor.steps, np.maximum.accumulate(np.nan_to_num(floor.values, nan=0.0, posinf=0.0)))
 
 
-def standard_error(observations: Sequence[Observation]) -> tuple[Series, Series]:
-    """Lower and upper edge of +-1 standard error around the likelihood change of earlier correct responses."""
-    seen = having(observations, "cross_update_change", "cross_update_error")
-    changes, errors = column(seen, "cross_update_change"), column(seen, "cross_update_error").values
-    finite = np.isfinite(changes.values) & np.isfinite(errors)
-    steps, middle, spread = changes.steps[finite], changes.values[finite], errors[finite]
-    return Series(steps, middle - spread), Series(steps, middle + spread)
+def finite_pair(low: Series, high: Series) -> tuple[Series, Series]:
+    """The lower and the upper edge of a shade, where both are finite."""
+    there = np.flatnonzero(np.isfinite(low.values) & np.isfinite(high.values))
+    return low.at(there), high.at(there)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote, unquote
 
-from dash import dcc, html
+from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 
 from lldwatch_dashboard import words
 from lldwatch_dashboard.feed import Summary
@@ -38,17 +38,48 @@ def address(pathname: str) -> tuple[str, str]:
 
 
 def clock(page: str) -> list[Component]:
-    """Ticks that stop while nobody looks, and what was shown last."""
+    """Ticks that stop while nobody looks, what is new, and what was shown last."""
     return [
         dcc.Interval(id=f"{page}-tick", interval=TICK_MS),
         dcc.Store(id=f"{page}-pulse"),
+        dcc.Store(id=f"{page}-news"),
         dcc.Store(id=f"{page}-shown"),
     ]
+
+
+def chart_config(without: list[str]) -> Any:
+    """How a chart behaves: a double click, also a slow one, shows all there is, whatever was shown first.
+
+    Args:
+        without: buttons of its bar that it does not need, as plotly calls them.
+    """
+    bar = {"displaylogo": False, "modeBarButtonsToRemove": without}
+    return {"responsive": True, "doubleClick": "autosize", "doubleClickDelay": 500, **bar}
 
 
 def attributes(**names: str) -> dict[str, Any]:
     """HTML attributes with a hyphen, which Python's keywords cannot have."""
     return {name.replace("_", "-"): text for name, text in names.items()}
+
+
+def bind(app: Dash, control: str, page: str, function: str, *, initially: bool = False) -> None:
+    """Let a control and the address of a page say the same.
+
+    Args:
+        app: to register it with.
+        control: id; its `value` is bound.
+        page: the first part of the ids.
+        function: of assets/address.js.
+        initially: the control does not know the address when the page opens; others change that too.
+    """
+    app.clientside_callback(  # type: ignore[no-untyped-call]  # dash's is untyped
+        ClientsideFunction("lldwatch_address", function),
+        Output(control, "value"),
+        Output(f"{page}-url", "search", allow_duplicate=initially),
+        Input(control, "value"),
+        Input(f"{page}-url", "search"),
+        prevent_initial_call="initial_duplicate" if initially else True,
+    )
 
 
 def badge(summary: Summary) -> Component:

@@ -7,21 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 
 from lldwatch.diagnosis import Stage, Verdict
-from lldwatch.schema import Observation
-from lldwatch.series import Series
+from lldwatch.series import NOTHING, Series
 from lldwatch_dashboard import series as numbers
 from lldwatch_dashboard.event_marks import EventMark, escaped
+from lldwatch_dashboard.lines import HIGH, LOW, NOISE
 from lldwatch_dashboard.panels import ALERT, SHORT, Palette, Panel, Sheet, axis
 from lldwatch_dashboard.ruler import PLAIN, Ruler
 from lldwatch_dashboard.run_view import RunView
 from lldwatch_dashboard.series import Span
 
 Trace = dict[str, Any]
+_LABELS = {stage: stage.label for stage in Stage}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,6 @@ class Canvas:
 def all_traces(
     canvas: Canvas,
     signals: Mapping[str, Series],
-    observations: Sequence[Observation],
     verdicts: Sequence[Verdict],
     events: Sequence[EventMark] = (),
 ) -> list[Trace]:
@@ -70,10 +71,10 @@ def all_traces(
     # an axis exists only if it has a trace, be it empty
     panels = canvas.sheet.panels
     axes = [canvas.line("axis", Series(np.zeros(0, np.int64), np.zeros(0)), row) for row in range(len(panels))]
-    back, lines, front = [*axes, *_background(canvas, observations)], [], []
+    back, lines, front = [*axes, *_background(canvas, signals)], [], []
     for row, panel in reversed(list(enumerate(panels))):
         for place, name in reversed(list(enumerate(panel.signals))):
-            seen = signals[name]
+            seen = signals.get(name, NOTHING)
             if len(seen):
                 look = {"color": canvas.palette.lines[place], "dash": ("solid", "6px,3px")[place]}
                 lines += _raw_and_mean(canvas, name, seen, row, look)
@@ -85,7 +86,7 @@ def _raw_and_mean(canvas: Canvas, name: str, seen: Series, row: int, look: dict[
     """Every step as a thin line, which the hover box reads, and the mean of some steps as a thick one."""
     panel, window = canvas.sheet.panels[row], canvas.view.smooth
     keep = numbers.thin_around(seen, canvas.span)
-    raw, mean = seen.at(keep), Series(seen.steps, numbers.running_mean(seen.values, window)).at(keep)
+    raw, mean = seen.at(keep), Series(seen.steps[keep], numbers.running_mean(seen.values, window, keep))
     if panel.log:
         raw, mean = (Series(part.steps, np.where(part.values > 0, part.values, np.nan)) for part in (raw, mean))
     few = {"mode": "lines+markers", "marker": {"size": 4, "color": look["color"]}} if len(seen) < 3 else {}
@@ -103,7 +104,8 @@ def _marks(canvas: Canvas, name: str, seen: Series, row: int) -> list[Trace]:
     """What has no place on the axis, as markers at its edge."""
     panel: Panel = canvas.sheet.panels[row]
     inside = numbers.within(seen, canvas.span)
-    marks = numbers.edge_marks(inside, log=panel.log, seen=canvas.seen(seen))[-numbers.MAX_POINTS :]
+    marks = numbers.edge_marks(inside, log=panel.log, seen=canvas.seen(seen))
+    marks = marks[numbers.stale(len(marks)) :]
     if not marks:
         return []
     places = Series(np.array([mark.step for mark in marks]), np.array([mark.height for mark in marks]))
@@ -120,11 +122,12 @@ def _marks(canvas: Canvas, name: str, seen: Series, row: int) -> list[Trace]:
     ]
 
 
-def _background(canvas: Canvas, observations: Sequence[Observation]) -> list[Trace]:
+def _background(canvas: Canvas, signals: Mapping[str, Series]) -> list[Trace]:
     """Noise floor and standard error, behind the headline."""
-    floor, palette = numbers.noise_floor(observations), canvas.palette
+    floor, palette = numbers.noise_floor(signals.get(NOISE, NOTHING)), canvas.palette
+    edges = numbers.finite_pair(signals.get(LOW, NOTHING), signals.get(HIGH, NOTHING))
     shades = _shade(canvas, "noise_floor", Series(floor.steps, -floor.values), floor, palette.noise_band)
-    return shades + _shade(canvas, "standard_error", *numbers.standard_error(observations), palette.error_band)
+    return shades + _shade(canvas, "standard_error", *edges, palette.error_band)
 
 
 def _shade(canvas: Canvas, name: str, lower: Series, upper: Series, colour: str) -> list[Trace]:
@@ -141,7 +144,7 @@ def _shade(canvas: Canvas, name: str, lower: Series, upper: Series, colour: str)
 def _events(canvas: Canvas, events: Sequence[EventMark]) -> list[Trace]:
     """Nothing to be seen, but the hover box reads from it what happened at a step."""
     told: dict[int, list[str]] = {}
-    for event in events[-numbers.MAX_POINTS :]:
+    for event in events[numbers.stale(len(events)) :]:
         told.setdefault(event.step, []).append(escaped(event.detail)[:90])
     if not told:
         return []
@@ -154,10 +157,12 @@ def _events(canvas: Canvas, events: Sequence[EventMark]) -> list[Trace]:
 
 def _stages(canvas: Canvas, verdicts: Sequence[Verdict]) -> list[Trace]:
     """Nothing to be seen, but the hover box reads the stage from it; healthy steps are not named."""
-    ill = [verdict for verdict in verdicts if verdict.stage is not Stage.HEALTHY][-numbers.MAX_POINTS :]
+    stages = np.fromiter(map(attrgetter("stage"), verdicts), np.int64, len(verdicts))
+    ill = [verdicts[index] for index in np.flatnonzero(stages != Stage.HEALTHY).tolist()]
+    ill = ill[numbers.stale(len(ill)) :]
     if not ill:
         return []
     steps = np.array([verdict.step for verdict in ill])
-    text = [verdict.stage.label for verdict in ill]
+    text = [_LABELS[verdict.stage] for verdict in ill]
     hover = {"hoverinfo": "all", "hovertemplate": "%{text}<extra>stage</extra>"}
     return [canvas.line("stage", Series(steps, np.zeros(len(ill))), 0, line={"width": 0}, text=text, **hover)]

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from lldwatch.commands.values import port
 from lldwatch.errors import InputError
+from lldwatch.stores.store import is_url
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Its arguments."""
     parser = commands.add_parser("dashboard", help="show all runs below a folder in the browser")
-    parser.add_argument("root", type=Path, metavar="ROOT")
+    parser.add_argument("root", metavar="ROOT")
     parser.add_argument("--port", type=port, default=8050)
     everyone = "address to listen on; one that other machines reach asks for a token, which is printed with the link"
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=everyone)
@@ -29,7 +30,12 @@ def run(options: argparse.Namespace) -> int:
     """Serve until interrupted."""
     from lldwatch_dashboard import serve
 
-    if not options.root.is_dir():
+    if is_url(options.root):
+        raise InputError(
+            f"{options.root}: the dashboard shows runs on this machine's disk. Copy them to a folder first, or use "
+            "`lldwatch scan` or `lldwatch diagnose`, which read object stores"
+        )
+    if not Path(options.root).is_dir():
         raise InputError(f"{options.root} is not a folder: give the folder that holds your runs")
     if options.until_eof:
         threading.Thread(target=_end_with_stdin, daemon=True).start()

@@ -17,6 +17,7 @@ from lldwatch import LldwatchError
 from lldwatch_dashboard import app as app_module
 from lldwatch_dashboard import create_app, make_server, serve, shared
 from lldwatch_dashboard.feed import Feed
+from lldwatch_dashboard.pages.run import PLACES
 
 WriteRun = Callable[..., Path]
 
@@ -62,15 +63,14 @@ def open_page(client: FlaskClient, pathname: str) -> str:
 
 
 def look_at_run(
-    client: FlaskClient, name: str, shown: Any = None, *, search: str = "", relayout: Any = None, pulse: Any = None
+    client: FlaskClient, name: str, shown: Any = None, *, search: str = "", zoom: Any = None, pulse: Any = None
 ) -> Any:
-    outputs = [prop("run-figure", "figure"), prop("run-figure", "style")]
-    parts = ("findings", "about", "run-titles", "run-absent", "run-key", "run-ways")
-    outputs += [*(prop(part, "children") for part in parts), prop("run-shown", "data")]
+    """The answer to a tick, and the news in it; None if there is none."""
     state = [prop("run-name", "data", name), prop("run-shown", "data", shown)]
-    state.append(prop("run-figure", "relayoutData", relayout))
+    state.append(prop("run-zoom", "data", zoom))
     inputs = [prop("run-pulse", "data", {"tick": 1, "dark": False} | (pulse or {})), prop("run-url", "search", search)]
-    return call(client, outputs, inputs, state)
+    answer, body = call(client, prop("run-news", "data"), inputs, state)
+    return answer, body and body["response"].get("run-news", {}).get("data")
 
 
 @pytest.mark.parametrize(
@@ -114,29 +114,38 @@ def test_the_root_itself_has_an_address(root: Path, write_run: WriteRun) -> None
 def test_an_unchanged_run_is_not_sent_again(client: FlaskClient, write_run: WriteRun) -> None:
     write_run("a", range(1, 3))
     _, first = look_at_run(client, "a")
-    assert "run-figure" in first["response"]
-    shown = first["response"]["run-shown"]["data"]
-    answer, _ = look_at_run(client, "a", shown)
+    assert set(first["content"]) == set(PLACES)
+    answer, _ = look_at_run(client, "a", first["after"])
     assert (answer.status_code, answer.data) == (204, b"")
     write_run("a", range(3, 5), resume=True)
-    _, second = look_at_run(client, "a", shown)
-    assert "run-figure" in second["response"]
+    _, second = look_at_run(client, "a", first["after"])
+    assert second["before"] == first["after"]
+    assert set(second["change"]) < set(PLACES)
+
+
+def test_a_page_that_shows_what_nobody_knows_any_more_gets_everything(
+    client: FlaskClient, root: Path, write_run: WriteRun
+) -> None:
+    write_run("a", range(1, 3))
+    _, first = look_at_run(client, "a")
+    write_run("a", range(3, 5), resume=True)
+    _, news = look_at_run(create_app(root).server.test_client(), "a", first["after"])
+    assert set(news["content"]) == set(PLACES)
+    assert news["keep_view"] is True
+    assert news["after"] != first["after"]
 
 
 def test_an_update_leaves_the_ranges_of_the_axes_to_the_user(client: FlaskClient, write_run: WriteRun) -> None:
     write_run("a", range(1, 30), cross_update_change=-0.02, cross_update_error=0.001, log_prob_correct=-0.2)
-    _, answer = look_at_run(client, "a")
-    patch = answer["response"]["run-figure"]["figure"]
-    places = {tuple(operation["location"]) for operation in patch["operations"]}
-    assert ("data",) in places
-    assert ("layout", "shapes") in places
-    assert not {("layout",), ("layout", "xaxis"), ("layout", "yaxis")} & places
-    assert not any({"range", "autorange"} & set(place) for place in places)
+    _, news = look_at_run(client, "a")
+    layout = news["content"]["run-figure.figure"]["layout"]
+    assert {"xaxis", "yaxis", "shapes"} <= set(layout)
+    assert not any({"range", "autorange"} & set(layout[name]) for name in layout if "axis" in name)
+    assert "moves" not in news
 
 
-def ranges(answer: Any) -> list[Any]:
-    operations = answer["response"]["run-figure"]["figure"]["operations"]
-    return [each["params"]["value"] for each in operations if each["location"] == ["layout", "xaxis", "range"]]
+def ranges(news: Any) -> list[Any]:
+    return news["moves"]["run-figure.figure"]["layout"]["xaxis"].get("range", []) if "moves" in news else []
 
 
 def test_a_link_moves_the_axis_and_the_users_own_zoom_does_not(client: FlaskClient, write_run: WriteRun) -> None:
@@ -145,11 +154,13 @@ def test_a_link_moves_the_axis_and_the_users_own_zoom_does_not(client: FlaskClie
     assert ranges(linked) == [[10, 20]]
     zoom = {"xaxis.range[0]": 10, "xaxis.range[1]": 20}
     _, whole = look_at_run(client, "a")
-    _, zoomed = look_at_run(client, "a", whole["response"]["run-shown"]["data"], search="?steps=10~20", relayout=zoom)
-    assert ranges(zoomed) == []
+    _, zoomed = look_at_run(client, "a", whole["after"], search="?steps=10~20", zoom=zoom)
+    assert "moves" not in zoomed
     write_run("a", range(30, 32), resume=True)
-    _, live = look_at_run(client, "a", zoomed["response"]["run-shown"]["data"], search="?steps=10~20", relayout=zoom)
-    assert ranges(live) == []
+    _, live = look_at_run(client, "a", zoomed["after"], search="?steps=10~20", zoom=zoom)
+    assert "moves" not in live
+    _, back = look_at_run(client, "a", live["after"], search="", zoom=zoom)
+    assert back["moves"]["run-figure.figure"]["layout"]["xaxis"]["autorange"] == [True]
 
 
 def test_a_run_deleted_under_the_eyes_is_said(client: FlaskClient, root: Path, write_run: WriteRun) -> None:
@@ -174,9 +185,9 @@ def test_an_error_of_ours_is_one_line_in_the_browser(
 ) -> None:
     write_run("a", range(1, 3))
     monkeypatch.setattr(Feed, "snapshot", lambda self, name: 1 / 0)
-    answer, body = look_at_run(client, "a")
+    answer, _ = look_at_run(client, "a")
     assert answer.status_code == 200
-    assert "ZeroDivisionError" in body["sideUpdate"]["notice"]["children"]
+    assert "ZeroDivisionError" in json.loads(answer.data)["sideUpdate"]["notice"]["children"]
     assert "Traceback" not in answer.data.decode()
     assert "division by zero" in caplog.text
 

@@ -10,6 +10,7 @@ import pytest
 from lldwatch import Monitor, RunNotFoundError
 from lldwatch.run import Run
 from lldwatch_dashboard import feed as feed_module
+from lldwatch_dashboard import portions, words
 from lldwatch_dashboard.feed import Feed, Snapshot
 
 WriteRun = Callable[..., Path]
@@ -170,3 +171,22 @@ def test_versions_are_never_used_twice(root: Path, write_run: WriteRun) -> None:
     write_run("a", range(1, 3))
     assert Feed(root).snapshot("a").version != Feed(root).snapshot("a").version
     assert feed_module.Summary(name="a").read
+
+
+def test_a_long_run_is_shown_at_once_and_judged_in_portions(
+    root: Path, write_run: WriteRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run("a", range(1, 24))
+    write_run("a", range(20, 31), resume=True)
+    whole = Feed(root).snapshot("a")
+    assert (len(whole.verdicts), whole.summary.behind) == (30, False)
+    monkeypatch.setattr(portions, "PORTION", 8)
+    feed = Feed(root)
+    looks = [feed.snapshot("a") for _ in range(6)]
+    assert [steps(look) for look in looks] == [list(range(1, 31))] * 6
+    assert [len(look.verdicts) for look in looks[:3]] == [8, 16, 20]  # three of the third portion were replaced
+    assert [look.summary.behind for look in looks] == [True, True, True, True, False, False]
+    assert words.verdict(looks[0].summary) == "Judged up to step 8 so far."
+    assert looks[-1].verdicts == whole.verdicts
+    assert looks[-1].summary.diagnosis == whole.summary.diagnosis
+    assert looks[-1] is looks[-2], "nothing is read again"

@@ -45,6 +45,19 @@ def test_the_names_stand_at_once_and_the_rest_follows(root: Path, write_run: Wri
     assert then.runs[0].summary.info.planned_steps == 100
 
 
+def test_runs_in_sight_are_read_first(root: Path, write_run: WriteRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(6):
+        write_run(f"run-{number}", range(1, 3))
+    each = glances(root)
+    each.look(0)
+    each.prefer(["run-1", "run-3"])
+    monkeypatch.setattr(module, "ROUND_S", 0.0)  # one run a round
+    order = []
+    while each.round():
+        order.append({run.summary.name for run in each.look(0).runs if run.glance})
+    assert order[1] == {"run-1", "run-3"}
+
+
 def test_what_has_not_changed_is_not_read_again(
     root: Path, write_run: WriteRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:

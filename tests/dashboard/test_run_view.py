@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from dash.development.base_component import Component
+from drawn_figure import run_figure
 
 from lldwatch import Diagnosis, Observation, RunInfo, Stage
 from lldwatch.diagnosis import Check, Evidence
@@ -16,7 +17,6 @@ from lldwatch_dashboard import why
 from lldwatch_dashboard.downloads import as_csv, file_name
 from lldwatch_dashboard.event_marks import MOST_LABELS, EventMark, escaped, event_marks, lanes
 from lldwatch_dashboard.feed import Snapshot, Summary
-from lldwatch_dashboard.figures import run_figure
 from lldwatch_dashboard.pages.run import death
 from lldwatch_dashboard.panels import ALWAYS, READINGS, left_out, sheet_of
 from lldwatch_dashboard.ruler import PLAIN, ruler_of, stretch

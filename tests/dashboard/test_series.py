@@ -8,7 +8,9 @@ import pytest
 from lldwatch import SIGNALS, Observation, Stage
 from lldwatch.diagnosis import Verdict
 from lldwatch.series import Band, Series, bands, measured, thin
-from lldwatch_dashboard.series import MAX_POINTS, Mark, edge_marks, noise_floor, running_mean, standard_error
+from lldwatch_dashboard.lines import HIGH, LOW, NOISE, Lines, lines_of
+from lldwatch_dashboard.panels import READINGS
+from lldwatch_dashboard.series import MAX_POINTS, Mark, edge_marks, finite_pair, noise_floor, running_mean
 
 NAN, INF = math.nan, math.inf
 
@@ -28,6 +30,8 @@ def test_running_mean_leaves_out_what_is_not_finite() -> None:
     np.testing.assert_allclose(running_mean(np.array([1.0, 3.0, NAN, INF, 5.0, 7.0]), 3), [1, 2, 2, 3, 5, 6])
     np.testing.assert_array_equal(running_mean(np.array([NAN, 2.0]), 2), [NAN, 2.0])
     assert len(running_mean(np.zeros(0))) == 0
+    values = np.array([1.0, 3.0, NAN, INF, 5.0, 7.0])
+    np.testing.assert_array_equal(running_mean(values, 3, np.array([0, 4])), running_mean(values, 3)[[0, 4]])
 
 
 def test_a_huge_value_does_not_spoil_the_means_after_it() -> None:
@@ -85,14 +89,40 @@ def test_bands_follow_the_stage_of_each_step() -> None:
 
 def test_the_noise_floor_is_the_largest_so_far() -> None:
     floors = [0.001, None, 0.003, 0.002]
-    seen = noise_floor([Observation(step=step, noise_floor=floor) for step, floor in enumerate(floors)])
+    lines = lines_of([Observation(step=step, noise_floor=floor) for step, floor in enumerate(floors)])
+    seen = noise_floor(lines[NOISE])
     np.testing.assert_allclose(seen.values, [0.001, 0.003, 0.003])
 
 
 def test_the_error_band_has_no_point_where_either_number_is_missing() -> None:
     rows = [(-0.02, 0.002), (NAN, 0.002), (-0.03, None), (None, 0.002), (0.01, 0.001)]
     seen = [Observation(step=i, cross_update_change=c, cross_update_error=e) for i, (c, e) in enumerate(rows)]
-    lower, upper = standard_error(seen)
+    lines = lines_of(seen)
+    lower, upper = finite_pair(lines[LOW], lines[HIGH])
     assert lower.steps.tolist() == upper.steps.tolist() == [0, 4]
     np.testing.assert_allclose(lower.values, [-0.022, 0.009], rtol=1e-5)
     np.testing.assert_allclose(upper.values, [-0.018, 0.011], rtol=1e-5)
+
+
+def test_lines_that_grow_are_those_of_the_whole_run() -> None:
+    noise = np.random.default_rng(0)
+    whole = tuple(
+        Observation(step=step, reward=noise.normal() if step % 3 else None, entropy=NAN if step == 50 else 1.0)
+        for step in range(1, 200)
+    )
+    again = (*whole[:120], Observation(step=121, reward=9.0))  # a resumed training
+    lines = Lines()
+    for run in (whole[:0], whole[:1], whole[:130], whole, again):
+        found = lines.of(run)
+        for name, signal in READINGS.items():
+            expected = measured(run, signal)
+            np.testing.assert_array_equal(found[name].steps, expected.steps)
+            np.testing.assert_array_equal(found[name].values, expected.values)
+
+
+def test_lines_that_were_given_do_not_change() -> None:
+    lines, run = Lines(), tuple(Observation(step=step, reward=float(step)) for step in range(300))
+    before = lines.of(run[:3])["reward"]
+    lines.of(run)
+    lines.of((Observation(step=0, reward=7.0), Observation(step=1, reward=7.0)))
+    assert before.values.tolist() == [0, 1, 2]

@@ -184,3 +184,15 @@ def test_dark_and_narrow(root: Path, serve: Serve, page: Page) -> None:
     expect(page.get_by_role("columnheader", name="Run")).to_have_attribute("aria-sort", "ascending")
     page.emulate_media(color_scheme="light")
     expect(page.locator(f"{ROWS} img").first).to_have_attribute("src", re.compile("%230072B2"))
+
+
+def test_what_is_typed_is_never_taken_back(root: Path, serve: Serve, page: Page) -> None:
+    open_list(page, serve(root) + "/?sort=-reward")
+    box = page.get_by_label("Filter the runs by name")
+    box.press_sequentially("qwen/coll", delay=280)  # slower than the box waits for more, so that each letter is told
+    expect(page.locator(ROWS)).to_have_count(1)
+    expect(box).to_have_value("qwen/coll")
+    assert parse_qs(urlsplit(page.url).query) == {"sort": ["-reward"], "filter": ["qwen/coll"]}
+    page.go_back()
+    expect(box).to_have_value("qwen/col")
+    expect(box).to_have_value(parse_qs(urlsplit(page.url).query)["filter"][0])

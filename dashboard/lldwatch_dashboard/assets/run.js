@@ -1,4 +1,5 @@
-// A run's panels as a picture: their titles, which stand behind the figure in the page, are written into it.
+// A run's panels as a picture: their titles, which stand behind the figure in the page, are written into it. And what
+// the reader does to their x axis; that the figure was fitted into the page would follow, and hide it.
 (function () {
   function with_titles(plot) {
     const style = getComputedStyle(document.body);
@@ -23,6 +24,10 @@
 
   window.dash_clientside = Object.assign({}, window.dash_clientside, {
     lldwatch_run: {
+      zoom: function (relayout) {
+        const moved = Object.keys(relayout || {}).some((key) => key.startsWith("xaxis."));
+        return moved ? relayout : window.dash_clientside.no_update;
+      },
       png: function (clicks) {
         const plot = document.querySelector("#run-figure .js-plotly-plot");
         if (!clicks || !plot || !window.Plotly) {

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dash import ClientsideFunction, Dash, Input, Output, Patch, State, ctx, dcc, html, no_update
+from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html
 from dash.exceptions import PreventUpdate
 
 from lldwatch.compare import Comparison
 from lldwatch.errors import RunNotFoundError
 from lldwatch.signals import SIGNALS
-from lldwatch_dashboard import beside
+from lldwatch_dashboard import beside, news
 from lldwatch_dashboard.beside import Comparisons, is_drawn
 from lldwatch_dashboard.choice import ALIGNED, MOST, PANELS, SMOOTHING, Choice
 from lldwatch_dashboard.compare_figures import figure, height
 from lldwatch_dashboard.feed import Feed, Snapshot, Summary
 from lldwatch_dashboard.lanes import Alignment, Lane, aligned, lane_of
-from lldwatch_dashboard.shared import Component, attributes, clock, mark
+from lldwatch_dashboard.news import Content, Drawn, Marks
+from lldwatch_dashboard.shared import Component, attributes, bind, chart_config, clock, mark
 from lldwatch_dashboard.view import search_of
+
+PLACES = ["compare-figure.figure", "compare-figure.style"]
+PLACES += [f"compare-{part}.children" for part in ("runs", "words", "ways", "notes", "details")]
+"""What changes of the page while it is open."""
 
 _BARE = {"visible": False}
 NOTHING: dict[str, Any] = {
@@ -34,7 +38,7 @@ def page(search: str | None) -> Component:
     graph = dcc.Graph(
         id="compare-figure",
         figure=NOTHING,
-        config={"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["lasso2d", "select2d"]},
+        config=chart_config(["lasso2d", "select2d"]),
     )
     about = "The signals of the runs, one panel each, all on the same axis"
     panels = html.Div(graph, role="group", tabIndex="0", className="figure", **attributes(aria_label=about))
@@ -133,42 +137,26 @@ def _snapshot(feed: Feed, name: str) -> Snapshot:
 
 def register(app: Dash, feed: Feed) -> None:
     """Keep the page up to date."""
-    comparisons = Comparisons()
+    comparisons, lately = Comparisons(), Drawn()
 
-    def show(pulse: dict[str, Any] | None, search: str | None, shown: list[Any] | None) -> tuple[Any, ...]:
+    def show(pulse: dict[str, Any] | None, search: str | None, shown: Marks | None) -> Content:
         choice = Choice.of(search)
-        return _show(_gather(choice, feed, comparisons), choice, pulse or {}, shown)
-
-    def choose_signals(signals: Sequence[str] | None, search: str | None) -> tuple[Any, Any]:
-        choice = Choice.of(search)
-        wanted = tuple(name for name in SIGNALS if name in (signals or ()))
-        if ctx.triggered_id == "compare-url":
-            return (no_update if wanted == choice.signals else list(choice.signals)), no_update
-        if wanted == choice.signals:
-            raise PreventUpdate
-        return no_update, replace(choice, signals=wanted).search
+        return _news(lately, _gather(choice, feed, comparisons), choice, pulse or {}, shown)
 
     def download(_: Any, search: str | None) -> dict[str, Any]:
         now = _gather(Choice.of(search), feed, comparisons)
         content = beside.as_csv(now.lanes, now.alignment, now.signals)
         return {"content": content, "filename": "comparison.csv", "type": "text/csv"}
 
-    _connect(app, show, choose_signals, download)
+    _connect(app, show, download)
 
 
-def _connect(app: Dash, show: Any, choose_signals: Any, download: Any) -> None:
-    outputs = [Output(f"compare-{name}", "children") for name in ("runs", "words", "ways", "notes")]
-    outputs += [Output("compare-figure", "figure"), Output("compare-figure", "style")]
-    outputs += [Output("compare-details", "children"), Output("compare-shown", "data")]
+def _connect(app: Dash, show: Any, download: Any) -> None:
     address = Input("compare-url", "search")
-    app.callback(*outputs, Input("compare-pulse", "data"), address, State("compare-shown", "data"))(show)
-    app.callback(
-        Output("compare-signals", "value"),
-        Output("compare-url", "search"),
-        Input("compare-signals", "value"),
-        address,
-        prevent_initial_call=True,
-    )(choose_signals)
+    shown = State("compare-shown", "data")
+    app.callback(Output("compare-news", "data"), Input("compare-pulse", "data"), address, shown)(show)
+    news.show(app, "compare", PLACES)
+    bind(app, "compare-signals", "compare", "signals")
     app.callback(
         Output("compare-download", "data"),
         Input("compare-csv", "n_clicks"),
@@ -184,32 +172,30 @@ def _connect(app: Dash, show: Any, choose_signals: Any, download: Any) -> None:
         )
 
 
-def _show(now: _Shown, choice: Choice, pulse: dict[str, Any], shown: list[Any] | None) -> tuple[Any, ...]:
-    """The page as far as it has changed."""
+def _news(lately: Drawn, now: _Shown, choice: Choice, pulse: dict[str, Any], shown: Marks | None) -> Content:
+    """What the page lacks."""
     dark, columns = bool(pulse.get("dark")), 1 if pulse.get("narrow") else 2
-    view = [choice.search, dark, columns]
-    marks = [
-        view,
-        [snapshot.version for snapshot in now.snapshots],
-        mark(_judged(now.comparison)),
-        list(now.signals),
-    ]
+    versions = [snapshot.version for snapshot in now.snapshots]
+    marks = [[choice.search, dark, columns], list(now.signals), versions, mark(_judged(now.comparison))]
     if marks == shown:
         raise PreventUpdate
-    before = shown or [None] * len(marks)
-    drawn = _figure(now, choice, dark, columns)
-    # the same panels of the same runs: what is new is laid into the figure, which keeps its zoom
-    same = before[0] == view and before[3] == marks[3]
-    return (
+    # another view begins at the whole axis; the same panels of the same runs keep the reader's zoom
+    anew = shown is None or marks[:2] != shown[:2]
+    return lately.news(shown, marks, lambda: _content(now, choice, dark, columns), anew=anew)
+
+
+def _content(now: _Shown, choice: Choice, dark: bool, columns: int) -> Content:
+    """All that stands in `PLACES`."""
+    parts = [
+        _figure(now, choice, dark, columns),
+        {"height": f"{height(len(now.signals), columns)}px"} if now.signals else {"display": "none"},
         beside.runs_table(now.snapshots, choice, now.comparison, dark=dark) if choice.runs else beside.empty(),
         beside.sentences(now.comparison),
-        no_update if before[0] == view else ways(choice),
+        ways(choice),
         [html.Li(line) for line in beside.notes(choice, now.alignment, now.lanes, now.lacking)],
-        _patch(drawn) if same else drawn,
-        {"height": f"{height(len(now.signals), columns)}px"} if now.signals else {"display": "none"},
-        beside.details(now.comparison) if before[2] != marks[2] or before[0] != view else no_update,
-        marks,
-    )
+        beside.details(now.comparison),
+    ]
+    return dict(zip(PLACES, parts, strict=True))
 
 
 def _figure(now: _Shown, choice: Choice, dark: bool, columns: int) -> dict[str, Any]:
@@ -228,16 +214,3 @@ def _figure(now: _Shown, choice: Choice, dark: bool, columns: int) -> dict[str, 
 
 def _judged(comparison: Comparison | None) -> Any:
     return comparison and (comparison.pairs, comparison.settings)
-
-
-def _patch(drawn: dict[str, Any]) -> Patch:
-    """The figure as a change of the one on the page, without the ranges of the x axes, which are the reader's."""
-    patch = Patch()
-    patch["data"] = drawn["data"]
-    for name in ("shapes", "annotations"):
-        patch["layout"][name] = drawn["layout"][name]
-    for name, axis in drawn["layout"].items():
-        if name.startswith("yaxis"):
-            for key, setting in axis.items():
-                patch["layout"][name][key] = setting
-    return patch

@@ -20,7 +20,7 @@ from lldwatch_dashboard.feed import Feed
 from lldwatch_dashboard.glances import Glances
 from lldwatch_dashboard.listed import Listed, Look
 from lldwatch_dashboard.rows import ABOUT, HEADS, Facts, cell, cell_id, facts, mark, row
-from lldwatch_dashboard.shared import Component, attributes, clock
+from lldwatch_dashboard.shared import Component, attributes, bind, clock
 from lldwatch_dashboard.view import PAGE_SIZE, Part, View, part_of, query, search_of
 
 MOST_CHOSEN = 12
@@ -184,22 +184,14 @@ def register(app: Dash, feed: Feed, glances: Glances) -> None:
         now += [name for name, is_ticked in ticked.items() if is_ticked and name not in now]
         return (no_update if now == chosen else now), compare_link(now)
 
-    def filter_by(text: str | None, search: str | None) -> tuple[Any, Any]:
-        view = View.of(search)
-        if ctx.triggered_id == "list-url":
-            return (no_update if view.text == (text or "") else view.text), no_update
-        if view.text == (text or ""):
-            raise PreventUpdate
-        return no_update, replace(view, text=text or "", page=1).search
-
     def download(_: Any, search: str | None) -> dict[str, Any]:
         runs = part_of(glances.look().runs, View.of(search)).matched
         return {"content": as_csv(runs, time.time()), "filename": "runs.csv", "type": "text/csv"}
 
-    _connect(app, show, choose, filter_by, download)
+    _connect(app, show, choose, download)
 
 
-def _connect(app: Dash, show: Any, choose: Any, filter_by: Any, download: Any) -> None:
+def _connect(app: Dash, show: Any, choose: Any, download: Any) -> None:
     outputs = [Output("list-body", "children"), Output("list-shown", "data"), Output("list-facts", "children")]
     outputs += [Output("list-note", "children"), Output("list-pager", "children")]
     inputs = [Input("list-pulse", "data"), Input("list-url", "search")]
@@ -211,13 +203,7 @@ def _connect(app: Dash, show: Any, choose: Any, filter_by: Any, download: Any) -
         State({"choose": ALL}, "id"),
         State("list-chosen", "data"),
     )(choose)
-    app.callback(
-        Output("list-filter", "value"),
-        Output("list-url", "search"),
-        Input("list-filter", "value"),
-        Input("list-url", "search"),
-        prevent_initial_call=True,
-    )(filter_by)
+    bind(app, "list-filter", "list", "filter")
     app.callback(
         Output("list-download", "data"),
         Input("list-csv", "n_clicks"),
@@ -235,6 +221,7 @@ def _show(
     """Only what has changed since `shown`: while the rows stay, the table is not built anew."""
     now, look = time.time(), glances.look()
     part = part_of(look.runs, view)
+    glances.prefer(run.summary.name for run in part.rows)
     rows = _held(part.rows, look, shown) if pulse.get("held") and shown.get("view") == view.search else part.rows
     told = [(run.summary.name, facts(run, now, dark=bool(pulse.get("dark")))) for run in rows]
     marks: list[Any] = [[name, {column: mark(fact) for column, fact in cells.items()}] for name, cells in told]

@@ -6,23 +6,26 @@ import time
 from dataclasses import replace
 from typing import Any
 
-import plotly.graph_objects as go
-from dash import ClientsideFunction, Dash, Input, Output, Patch, State, ctx, dcc, html, no_update
+from dash import ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html
 from dash.exceptions import PreventUpdate
 
 from lldwatch.diagnosis import Stage
 from lldwatch.errors import RunNotFoundError
-from lldwatch_dashboard import downloads, why, words
+from lldwatch_dashboard import downloads, news, why, words
 from lldwatch_dashboard.event_marks import event_marks
 from lldwatch_dashboard.feed import Feed, Snapshot, Summary
 from lldwatch_dashboard.figures import drawn, empty_figure
+from lldwatch_dashboard.news import Content, Drawn, Marks
 from lldwatch_dashboard.panels import Sheet
 from lldwatch_dashboard.ruler import Ruler, ruler_of, stretch
 from lldwatch_dashboard.run_controls import FILES, absent, glossary, key, titles, tools, ways
 from lldwatch_dashboard.run_view import RunView
 from lldwatch_dashboard.series import WINDOW, Span
-from lldwatch_dashboard.shared import Component, attributes, clock, href, mark
-from lldwatch_dashboard.traces import Canvas
+from lldwatch_dashboard.shared import Component, attributes, bind, chart_config, clock, href
+
+PLACES = ["run-figure.figure", "run-figure.style"]
+PLACES += [f"{part}.children" for part in ("findings", "about", "run-titles", "run-absent", "run-key", "run-ways")]
+"""What changes of the page while it is open, but for its header."""
 
 _UNWANTED = ["lasso2d", "select2d", "toImage"]  # the picture of the button beside the panels has their titles
 
@@ -44,6 +47,7 @@ def page(name: str) -> Component:
             dcc.Location(id="run-url", refresh=False),
             dcc.Download(id="run-download"),
             dcc.Store(id="run-name", data=name),
+            dcc.Store(id="run-zoom"),
             html.Div(head, className="head"),
             html.Div(
                 [html.Div([tools(), legend, _panels(), left_out, glossary()], className="plots"), column],
@@ -59,7 +63,7 @@ def _panels() -> Component:
         id="run-figure",
         figure=empty_figure(),
         style={"height": f"{Sheet().height}px"},
-        config={"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": _UNWANTED},
+        config=chart_config(_UNWANTED),
     )
     about = (
         "Likelihood change, log-likelihood, entropy, gradient norm, reward and more by step, with the stages as bands"
@@ -102,26 +106,22 @@ def register(app: Dash, feed: Feed) -> None:
             summary = Summary(name=name, error="it was there a moment ago, and is gone now")
         return header(summary, time.time())
 
-    def show_run(pulse: dict[str, Any] | None, search: str | None, name: str, shown: Any, relayout: Any) -> Any:
+    lately = Drawn()
+
+    def show_run(pulse: dict[str, Any] | None, search: str | None, name: str, shown: Any, zoom: Any) -> Any:
         try:
-            return _run(feed.snapshot(name), pulse or {}, RunView.of(search), shown, relayout)
+            return _news(lately, feed.snapshot(name), pulse or {}, RunView.of(search), shown, zoom)
         except RunNotFoundError:
             raise PreventUpdate from None
 
-    def steer(relayout: Any, smooth: Any, search: str | None, name: str) -> tuple[Any, Any]:
-        view = RunView.of(search)
-        if ctx.triggered_id not in ("run-figure", "run-smooth"):
-            return no_update, view.smooth
-        if ctx.triggered_id == "run-smooth":
-            wanted = RunView.of(f"?mean={smooth}").smooth
-            return replace(view, smooth=wanted).search if wanted != view.smooth else no_update, no_update
-        snapshot = feed.snapshot(name)
-        span = stretch(relayout, ruler_of(snapshot.observations, view.along))
-        if span is None and not (relayout or {}).get("xaxis.autorange"):
+    def steer(zoom: dict[str, Any] | None, search: str | None, name: str) -> str:
+        view, snapshot = RunView.of(search), feed.snapshot(name)
+        span = stretch(zoom, ruler_of(snapshot.observations, view.along))
+        if span is None and not (zoom or {}).get("xaxis.autorange"):
             raise PreventUpdate
         if span is None and death(snapshot):
-            return replace(view, span="all").search, no_update
-        return replace(view, span=span).search, no_update
+            return replace(view, span="all").search
+        return replace(view, span=span).search
 
     def download(*clicks: Any) -> dict[str, Any]:
         *_, name, shown = clicks
@@ -145,37 +145,32 @@ def _connect(app: Dash, show_header: Any, show_run: Any, steer: Any, download: A
         State("run-name", "data"),
     )(show_header)
     name, address = State("run-name", "data"), Input("run-url", "search")
-    seen = [State("run-shown", "data"), State("run-figure", "relayoutData")]
-    app.callback(*_outputs(), Input("run-pulse", "data"), address, name, *seen)(show_run)
-    app.callback(
-        Output("run-url", "search"),
-        Output("run-smooth", "value"),
-        Input("run-figure", "relayoutData"),
-        Input("run-smooth", "value"),
-        address,
-        name,
-    )(steer)
+    seen = [State("run-shown", "data"), State("run-zoom", "data")]
+    app.callback(Output("run-news", "data"), Input("run-pulse", "data"), address, name, *seen)(show_run)
+    news.show(app, "run", PLACES)
+    zoom, search = Input("run-zoom", "data"), State("run-url", "search")
+    app.callback(Output("run-url", "search"), zoom, search, name, prevent_initial_call=True)(steer)
+    bind(app, "run-smooth", "run", "smooth", initially=True)
     buttons = [Input(f"run-{kind}", "n_clicks") for kind in FILES]
     app.callback(Output("run-download", "data"), *buttons, name, seen[0], prevent_initial_call=True)(download)
-    for namespace, function in (("lldwatch_compare", "share"), ("lldwatch_run", "png")):
+    for namespace, function, output, trigger in (
+        ("lldwatch_compare", "share", _said(), Input("run-share", "n_clicks")),
+        ("lldwatch_run", "png", _said(), Input("run-png", "n_clicks")),
+        ("lldwatch_run", "zoom", Output("run-zoom", "data"), Input("run-figure", "relayoutData")),
+    ):
         app.clientside_callback(  # type: ignore[no-untyped-call]  # dash's is untyped
-            ClientsideFunction(namespace, function),
-            Output("run-said", "children", allow_duplicate=True),
-            Input(f"run-{function}", "n_clicks"),
-            prevent_initial_call=True,
+            ClientsideFunction(namespace, function), output, trigger, prevent_initial_call=True
         )
 
 
-def _outputs() -> list[Output]:
-    figure = [Output("run-figure", "figure"), Output("run-figure", "style")]
-    parts = ["findings", "about", "run-titles", "run-absent", "run-key", "run-ways"]
-    return [*figure, *(Output(part, "children") for part in parts), Output("run-shown", "data")]
+def _said() -> Output:
+    return Output("run-said", "children", allow_duplicate=True)
 
 
 def death(snapshot: Snapshot) -> Span | None:
-    """From some steps before the onset to some after the collapse; None if the run lives, or is being written."""
+    """From some steps before the onset to some after the collapse; None if the run lives, or is not yet all judged."""
     diagnosis = snapshot.summary.diagnosis
-    if snapshot.summary.info.ended is None or diagnosis.stage is not Stage.COLLAPSE:
+    if snapshot.summary.info.ended is None or snapshot.summary.behind or diagnosis.stage is not Stage.COLLAPSE:
         return None
     first, last = snapshot.observations[0].step - 0.5, snapshot.observations[-1].step + 0.5
     onset, known = min(diagnosis.onsets.values()), diagnosis.known[Stage.COLLAPSE]
@@ -183,73 +178,55 @@ def death(snapshot: Snapshot) -> Span | None:
     return max(first, onset - margin), min(last, known + margin)
 
 
-def _run(snapshot: Snapshot, pulse: dict[str, Any], view: RunView, shown: Any, relayout: Any) -> tuple[Any, ...]:
-    """What has changed of the page; see `_outputs`."""
-    about, summary = why.about(snapshot.summary), snapshot.summary
-    before = shown or [None] * 5
+def _news(
+    lately: Drawn, snapshot: Snapshot, pulse: dict[str, Any], view: RunView, shown: Marks | None, zoom: Any
+) -> Content:
+    """What the page lacks."""
+    was = RunView.of(shown[3]) if shown else RunView()
+    before: Span | None = tuple(shown[4]) if shown and shown[4] else None
     span = view.between
     if view.span is None:  # once a page is open, the end of the run moves nothing
-        span = death(snapshot) if before[3] != view.search else before[4] and tuple(before[4])
+        span = before if shown and was == view else death(snapshot)
     look = [bool(pulse.get("dark")), bool(pulse.get("narrow"))]
-    marks = [snapshot.version, look, mark(about), view.search, span and list(span)]
-    if marks == before:
+    marks = [snapshot.summary.name, snapshot.version, look, view.search, span and list(span)]
+    if marks == shown:
         raise PreventUpdate
-    figure, canvas = _figure(snapshot, replace(view, span=span), look)
-    sheet, turned = canvas.sheet, before[3] != view.search
-    patch = _all_but_the_view(figure)
-    _turn(patch, span, before, view, stretch(relayout, canvas.ruler), canvas.ruler)
-    return (
-        patch,
-        {"height": f"{sheet.height}px"},
-        why.findings(summary.diagnosis, snapshot.observations, snapshot.events),
-        no_update if marks[2] == before[2] else about,
-        titles(sheet),
-        absent(sheet) if snapshot.observations else "",
-        key(view.smooth) if turned else no_update,
-        ways(summary.name, view, span, death(snapshot)),
-        marks,
-    )
+    told = lately.news(shown, marks, lambda: _content(snapshot, view, span, look))
+    ruler = ruler_of(snapshot.observations, view.along)
+    unmoved = span == before or (span is not None and span == stretch(zoom, ruler))
+    if was.along != view.along or not unmoved:
+        told["moves"] = {"run-figure.figure": {"layout": {"xaxis": _moved(view, span, ruler)}}}
+    return told
 
 
-def _figure(snapshot: Snapshot, view: RunView, look: list[bool]) -> tuple[go.Figure, Canvas]:
-    events = event_marks(snapshot.summary.diagnosis, snapshot.observations, snapshot.events)
-    return drawn(
+def _moved(view: RunView, span: Span | None, ruler: Ruler) -> dict[str, Any]:
+    """The x axis where it belongs: a link was opened, or a button pressed."""
+    axis = {"uirevision": [f"{view.search} {span}"], "autorange": [span is None]}
+    return axis if span is None else axis | {"range": [ruler.at(span).tolist()]}
+
+
+def _content(snapshot: Snapshot, view: RunView, span: Span | None, look: list[bool]) -> Content:
+    """All that stands in `PLACES`. The figure has no ranges of the x axis: they are the reader's."""
+    summary = snapshot.summary
+    events = event_marks(summary.diagnosis, snapshot.observations, snapshot.events)
+    figure, sheet = drawn(
         snapshot.observations,
         snapshot.verdicts,
         events,
-        view=view,
-        revision=snapshot.summary.name,
+        signals=snapshot.signals,
+        view=replace(view, span=span),
+        revision=summary.name,
         dark=look[0],
         narrow=look[1],
     )
-
-
-def _turn(patch: Patch, span: Span | None, before: list[Any], view: RunView, chosen: Span | None, ruler: Ruler) -> None:
-    """Move the x axis, if it is not where it belongs: a link was opened, or a button pressed."""
-    was = before[4] and tuple(before[4])
-    turned = RunView.of(before[3]).along != view.along
-    if (span == was and not turned) or (span is not None and span == chosen and not turned):
-        return
-    axis = patch["layout"]["xaxis"]
-    axis["uirevision"] = f"{view.search} {span}"
-    axis["autorange"] = span is None
-    if span is not None:
-        axis["range"] = ruler.at(span).tolist()
-
-
-def _all_but_the_view(figure: go.Figure) -> Patch:
-    """The figure as a change of the one on the page, without the ranges of the axes, which are the user's.
-
-    Sent as a whole figure it would lose the zoom: dash 4.4 notes the user's ranges in the figure on the page, and
-    plotly takes the next figure, which lacks them, for a wish to reset them in spite of `uirevision`.
-    """
-    patch = Patch()
-    content = figure.to_dict()
-    patch["data"] = content["data"]
-    for name, part in content["layout"].items():
-        if "axis" in name:
-            for key, setting in part.items():
-                patch["layout"][name][key] = setting
-        else:
-            patch["layout"][name] = part
-    return patch
+    parts = [
+        figure,
+        {"height": f"{sheet.height}px"},
+        why.findings(summary.diagnosis, snapshot.observations, snapshot.events),
+        why.about(summary),
+        titles(sheet),
+        absent(sheet) if snapshot.observations else "",
+        key(view.smooth),
+        ways(summary.name, view, span, death(snapshot)),
+    ]
+    return dict(zip(PLACES, parts, strict=True))
