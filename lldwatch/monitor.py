@@ -286,9 +286,9 @@ class Monitor:
         if same_process and step == last:
             self._complain(f"step {step} was given again: call step() once a step; its rows count for the next one")
             return
-        if last is not None and same_process and isinstance(step, int) and step < last:
-            self._step.forget(*OF_EARLIER_STEPS)  # they compare the policy with one that was given up
         try:
+            if last is not None and same_process and isinstance(step, int) and step < last:
+                self._step.forget(*OF_EARLIER_STEPS)  # they compare the policy with one that was given up
             self._complete(scalars)
             before = course.decision
             course.end_step(course.open_step if step is None else step, self._step)

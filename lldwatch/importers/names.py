@@ -13,6 +13,7 @@ from typing import Any
 
 from lldwatch.errors import InputError
 from lldwatch.importers.numbers import whole
+from lldwatch.importers.tally import one_line
 from lldwatch.inputs import SCALARS
 
 _PREFIXES = ("train/", "train_", "metrics/", "training/", "grpo/", "rollout/", "")
@@ -111,7 +112,7 @@ def parse_map(pairs: Iterable[str]) -> dict[str, str]:
     for pair in pairs:
         ours, equals, theirs = pair.partition("=")
         if not equals or not theirs:
-            raise InputError(f"--map {pair}: give it as ours=theirs, for instance --map reward=mean_return")
+            raise InputError(f"--map {one_line(pair)}: give it as ours=theirs, for instance --map reward=mean_return")
         if ours not in SCALARS:
             close = get_close_matches(ours, SCALARS, 3)
             hint = f"did you mean {' or '.join(close)}?" if close else f"one of {', '.join(SCALARS)}"
