@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := .venv-peers
-LOWEST := tests/dashboard tests/importers $(filter-out tests/test_readme.py tests/test_package.py tests/test_supply.py, $(wildcard tests/test_*.py))
+LOWEST := tests/dashboard/test_figures.py tests/dashboard/test_app.py tests/importers/test_parquet_table.py \
+	tests/importers/test_trl_completions.py $(patsubst %,tests/test_%.py,schema segments recorder parts run rollup detector \
+	report report_html compare hooks gradients llds probes ranks monitor old_runs)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types imports unit test-lowest audit test-trl-matrix test-swift test-verl test-openrlhf chaos fuzz bench bench-llds bench-peers samples samples-foreign assets screenshot clean
@@ -27,16 +29,21 @@ types: $(READY) ## static types
 imports: $(READY) ## who may import whom
 	@$(BIN)/lint-imports
 
-unit: $(READY) ## the tests; ARGS="-k recorder" chooses
+unit: $(READY) ## the tests, two files at a time but for those with a browser; ARGS="-k recorder" chooses
+ifeq ($(ARGS),)
+	@$(BIN)/pytest -n 2 --dist loadfile --ignore tests/e2e
+	@$(BIN)/pytest tests/e2e
+else
 	@$(BIN)/pytest $(ARGS)
+endif
 
-test-lowest: ## the tests of core and dashboard with the lowest versions that pyproject.toml admits (10 minutes)
+test-lowest: ## what stands on others, tested with the lowest versions that pyproject.toml admits
 	@test -d .venv-lowest || $(PYTHON) -m venv .venv-lowest
 	@.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -r constraints.txt
 	@.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check $$($(PYTHON) tests/lowest.py dashboard pandas demo) \
-		hypothesis pytest pytest-timeout
+		hypothesis pytest pytest-timeout pytest-xdist
 	@.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
-	@.venv-lowest/bin/python -m pytest -p no:cacheprovider $(LOWEST)
+	@.venv-lowest/bin/python -m pytest -n 2 --dist loadfile -p no:cacheprovider $(LOWEST)
 
 audit: $(READY) ## known vulnerabilities of what is installed (asks pypi.org)
 	@test -x .venv-audit/bin/pip-audit || { $(PYTHON) -m venv .venv-audit && \

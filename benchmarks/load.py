@@ -239,7 +239,7 @@ def in_words(name: str, found: dict[str, Any]) -> str:
         return f"| {found['steps']:,} steps of {each} responses | {words} |"
     if name == "ranks":
         words = (
-            f"the {len(found['steps'])} steps that were made last stand, with just their {found['rows']:,} rows, no rank "
+            f"the {len(found['steps'])} steps made last stand, with just their {found['rows']:,} rows, no rank "
             f"failed, {found['warnings']} warnings, {found['seconds']:.0f} s"
         )
         return f"| {RANKS} ranks write one run, are started anew and go back | {words} |"
