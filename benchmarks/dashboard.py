@@ -40,6 +40,7 @@ STEPS_PER_PART = 1000
 QUIET = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync"
 PLOT = "document.querySelector('#run-figure .js-plotly-plot')"
 OURS_DRAWN = f"{PLOT}?.calcdata?.length > 3 && {PLOT}.querySelectorAll('.scatterlayer .trace').length > 3"
+OURS_JUDGED = "!document.getElementById('stage-badge').textContent.includes('being judged')"
 OURS_CHARTS = f"Object.keys({PLOT}._fullLayout).filter(name => /^yaxis[0-9]*$/.test(name)).length"
 OURS_HOLD = f"""([meta, step]) => {PLOT}.calcdata.some(
     points => points[0].trace.meta === meta && points.some(point => point.x === step))"""
@@ -164,6 +165,7 @@ def ours(browser: Browser, root: Path, rows: list[Observation], odd: tuple[int, 
         address = f"http://127.0.0.1:{port}/run/run"
         with opened(browser) as page:
             times.cold_s.append(until_drawn(page, address, OURS_DRAWN))
+            page.wait_for_function(OURS_JUDGED)
         with opened(browser) as page:
             times.read_s.append(until_drawn(page, address, OURS_DRAWN))
             times.charts = page.evaluate(OURS_CHARTS)

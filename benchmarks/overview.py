@@ -102,17 +102,20 @@ def until_read(browser: Browser, root: Path, runs: int) -> tuple[float, float, f
             return stands, time.perf_counter() - began, cpu_s() - spent
 
 
+SPENT: dict[int, float] = {}
+"""CPU seconds of each reader that was seen: one that has ended since still counts."""
+
+
 def cpu_s() -> float:
     """CPU seconds so far of this process and of those that it started, but for the browser's."""
     me = psutil.Process()
-    total = sum(me.cpu_times()[:2])
     for child in me.children(recursive=True):
         try:
             if "lldwatch.glance" in " ".join(child.cmdline()):
-                total += sum(child.cpu_times()[:2])
+                SPENT[child.pid] = sum(child.cpu_times()[:2])
         except psutil.Error:
             continue
-    return total
+    return sum(me.cpu_times()[:2]) + sum(SPENT.values())
 
 
 def per_tick(browser: Browser, root: Path, runs: int, watch_s: float, live: int) -> float:

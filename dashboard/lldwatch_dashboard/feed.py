@@ -32,6 +32,8 @@ from lldwatch_dashboard.portions import Portions
 
 log = logging.getLogger("lldwatch.dashboard")
 
+PAUSE_S = 0.5
+"""Between two portions of a long run: all parts of a page ask at once, and are told the same."""
 _versions = itertools.count(time.time_ns() // 1000)
 """A page may be older than this process: its versions must not come again."""
 
@@ -155,6 +157,7 @@ class _Tail:
         self._following: tuple[Follower, Portions] | None = None
         self._identity: object = None
         self._seen: object = None
+        self._read_at = 0.0
         self._snapshot: Snapshot | None = None
         self._lines = Lines()
 
@@ -163,9 +166,12 @@ class _Tail:
         with self._lock:
             # taken before the reading: what is written meanwhile changes it, and is read at the next call
             print_ = _fingerprint(self._path)
-            if self._snapshot is None or print_ != self._seen or self._snapshot.summary.behind:
+            behind = self._snapshot is not None and self._snapshot.summary.behind
+            go_on = behind and time.monotonic() - self._read_at >= PAUSE_S
+            if self._snapshot is None or print_ != self._seen or go_on:
                 self._seen = print_
                 self._snapshot = self._read()
+                self._read_at = time.monotonic()
             return self._snapshot
 
     def _read(self) -> Snapshot:

@@ -76,14 +76,20 @@ def drawn(
     layout = _layout(canvas, revision)
     layout["shapes"], layout["annotations"] = _above(canvas, observations, verdicts, events, NARROW if narrow else WIDE)
     layout["xaxis"] |= _ends(canvas, observations)
-    for row, panel in enumerate(sheet.panels):
-        lines = [canvas.seen(signals.get(name, NOTHING)) for name in panel.signals]
-        layout[axis(row).replace("y", "yaxis")] |= _scale(room(lines, panel.log), panel.log, canvas)
-        if not any(len(signals.get(name, NOTHING)) for name in panel.signals):
-            layout["annotations"].append(_not_recorded(row, bool(observations), canvas))
+    _fit(layout, canvas, signals, started=bool(observations))
+    return {"data": all_traces(canvas, signals, verdicts, events), "layout": layout}, sheet
+
+
+def _fit(layout: dict[str, Any], canvas: Canvas, signals: Mapping[str, Series], *, started: bool) -> None:
+    """The y axes to what was measured; a panel without anything says so."""
+    for row, panel in enumerate(canvas.sheet.panels):
+        measured = [signals.get(name, NOTHING) for name in panel.signals]
+        ends = room([canvas.seen(line) for line in measured], panel.log)
+        layout[axis(row).replace("y", "yaxis")] |= _scale(ends, panel.log, canvas)
+        if not any(map(len, measured)):
+            layout["annotations"].append(_not_recorded(row, started, canvas))
         elif row == 0:
             layout["shapes"].append(_zero_line(canvas.palette))
-    return {"data": all_traces(canvas, signals, verdicts, events), "layout": layout}, sheet
 
 
 def empty_figure() -> Figure:

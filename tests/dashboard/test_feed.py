@@ -181,6 +181,7 @@ def test_a_long_run_is_shown_at_once_and_judged_in_portions(
     whole = Feed(root).snapshot("a")
     assert (len(whole.verdicts), whole.summary.behind) == (30, False)
     monkeypatch.setattr(portions, "PORTION", 8)
+    monkeypatch.setattr(feed_module, "PAUSE_S", 0.0)
     feed = Feed(root)
     looks = [feed.snapshot("a") for _ in range(6)]
     assert [steps(look) for look in looks] == [list(range(1, 31))] * 6
