@@ -29,10 +29,10 @@ types: $(READY) ## static types
 imports: $(READY) ## who may import whom
 	@$(BIN)/lint-imports
 
-unit: $(READY) ## the tests, two files at a time but for those with a browser; ARGS="-k recorder" chooses
+unit: $(READY) ## the tests, two files at a time but for those that watch a browser's time; ARGS="-k recorder" chooses
 ifeq ($(ARGS),)
-	@$(BIN)/pytest -n 2 --dist loadfile --ignore tests/e2e
-	@$(BIN)/pytest tests/e2e
+	@$(BIN)/pytest -n 2 --dist loadfile --ignore-glob 'tests/e2e/test_[!d]*'
+	@$(BIN)/pytest tests/e2e --ignore tests/e2e/test_demo.py
 else
 	@$(BIN)/pytest $(ARGS)
 endif
