@@ -124,7 +124,7 @@ def _equal(before: Any, after: Any) -> bool:
     """Most of a page is, and Python finds that out much sooner than a look at each part."""
     try:
         return bool(before == after)
-    except ValueError:  # arrays are not compared so
+    except (ValueError, DeprecationWarning):  # arrays are not compared so; numpy 1 warns of empty ones
         return False
 
 
@@ -144,7 +144,7 @@ def _of_lists(before: list[Any], after: list[Any]) -> Any:
         return {str(place): change for place, change in enumerate(changes) if change is not None} or None
     pairs = zip(before, after, strict=False)
     differ = (place for place, (old, new) in enumerate(pairs) if difference(old, new) is not None)
-    grown = not nested and after[: len(before)] == before
+    grown = not nested and _equal(after[: len(before)], before)
     same = len(before) if grown else next(differ, min(len(before), len(after)))
     return None if same == len(before) == len(after) else [same, after[same:]]
 

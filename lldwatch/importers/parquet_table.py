@@ -146,6 +146,8 @@ def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
 
 
 def _values(column: pa.ChunkedArray) -> list[Any]:
+    if pa.types.is_float16(column.type):  # older pyarrow gives numpy's numbers
+        column = column.cast(pa.float32())
     if pa.types.is_timestamp(column.type):
         micros = column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(pa.int64()).to_pylist()
         return [None if value is None else value / 1e6 for value in micros]

@@ -4,6 +4,7 @@ import datetime
 import math
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -22,7 +23,7 @@ def parquet(path: Path, more: dict[str, object] | None = None, **options: object
 
 
 def test_a_row_a_step(tmp_path: Path) -> None:
-    more = {"kl": [0.0, None, math.nan, math.inf, -1.0], "grad_norm": pa.array([1, 2, 3, 4, 5], pa.float16())}
+    more = {"kl": [0.0, None, math.nan, math.inf, -1.0], "grad_norm": np.array([1, 2, 3, 4, 5], np.float16)}
     run = one(parquet(tmp_path / "log.parquet", more, row_group_size=2))
     assert (run.format, run.why) == ("parquet", "it is Parquet with the columns reward, kl and grad_norm")
     assert (column(run, "step"), column(run, "reward")) == (STEPS, REWARDS)
