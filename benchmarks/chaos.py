@@ -25,12 +25,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests" / "faults"), str(ROOT / "tests")]
 
 from disks import full_disk, may_mount, read_only, slow_disk  # noqa: E402 - the faults of the tests
-from kills import Killed, kill_at_random, look, preempt  # noqa: E402
-from trainings import Trainings, steps_of  # noqa: E402
+from kills import Killed, kill_at_random, look, preempt  # noqa: E402 - likewise
+from trainings import Trainings, steps_of  # noqa: E402 - likewise
 
-from lldwatch import Run, RunExistsError  # noqa: E402
-from lldwatch.recorder import Recorder  # noqa: E402
-from lldwatch.schema import Observation, RunInfo  # noqa: E402
+from lldwatch import Run, RunExistsError  # noqa: E402 - after the path is set
+from lldwatch.recorder import Recorder  # noqa: E402 - likewise
+from lldwatch.schema import Observation, RunInfo  # noqa: E402 - likewise
 
 STORE_SECONDS, SCALE = 10.0, 60.0
 
@@ -182,7 +182,7 @@ def _gone(connection: object) -> str:
     recorder = Recorder(url, RunInfo(), steps_per_part=10)
     half = STORE_SECONDS / 2
     for state, seconds in (("open", 2.0), ("refused", half), ("hanging", half), ("open", 2.0)):
-        connection.set(state)  # type: ignore[attr-defined]
+        connection.set(state)  # type: ignore[attr-defined]  # of the tests' helper, which mypy is not shown
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             step += 1

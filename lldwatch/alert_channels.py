@@ -196,7 +196,7 @@ class Webhook:
             posted = request.Request(_secret(self.url_env), body, headers, method="POST")
             with request.build_opener(_stay()).open(posted, timeout=self.timeout_s):
                 pass
-        except Exception as error:
+        except Exception as error:  # whatever the network does; its words may hold the URL
             problem = self._refusal(error)
         if problem is not None:
             raise problem  # out of the except block: the error's own words may hold the URL, and would hang on to it

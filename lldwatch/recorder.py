@@ -119,7 +119,13 @@ class Recorder:
 
     def event(self, step: int, kind: str, detail: str) -> None:
         """Keep something that happened."""
-        if not (self._closed or self._queue.qsize() >= 2 * self._queue_steps):
+        if self._closed:
+            return
+        if self._queue.qsize() >= 2 * self._queue_steps:
+            self._warn(
+                f"the disk is too slow: an event of step {step} ({kind}) and perhaps later ones are not recorded"
+            )
+        else:
             self._queue.put((Event(step=step, time=time.time(), kind=kind, detail=detail), ()))
 
     def soon(self, function: Callable[[], None]) -> None:

@@ -66,9 +66,13 @@ def test_one_line_is_split_into_words_and_no_shell_reads_it(tmp_path: Path, monk
     assert sorted(os.listdir()) == ["$HOME", ";", "a b"]
 
 
-def test_a_program_that_reads_nothing_and_one_that_prints_much_are_delivered(tmp_path: Path) -> None:
+def test_a_program_that_reads_nothing_and_one_that_prints_much_are_delivered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     Command("true")(replace(ALERT, advice=("x" * 200_000,)))
-    Command(program(tmp_path, "print('x' * 10_000_000)"))(ALERT)
+    Command(program(tmp_path, "print('x' * 10_000_000); open('printed', 'w')"))(ALERT)
+    assert (tmp_path / "printed").exists()
 
 
 def test_a_program_that_fails_says_its_status(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from lldwatch.alert_channels import SHAPES
+from lldwatch.integrations.environment import PROBES, REFERENCES
 from lldwatch.intervention import MODES
-from lldwatch.probe_plan import PRESETS
 
 _OF_ALERTS = ("webhook_shape", "alert_command", "stop_on")
 
@@ -17,8 +17,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--run", metavar="RUN", help="run directory (default runs/ and the time)")
     parser.add_argument("--llds", choices=MODES)
     parser.add_argument("--strength", help="of LLDS, its coefficient")
-    parser.add_argument("--reference", choices=["old", "lagged", "replay", "both"], help="what LLDS compares with")
-    parser.add_argument("--probes", choices=["off", *PRESETS], help="what is re-scored (default standard)")
+    parser.add_argument("--reference", choices=REFERENCES, help="what LLDS compares with")
+    parser.add_argument("--probes", choices=PROBES, help="what is re-scored (default standard)")
     parser.add_argument("--correct-above", metavar="REWARD", help="a response is correct above this reward (default 0)")
     parser.add_argument("--webhook-shape", choices=list(SHAPES), help="of alerts that go to $LLDWATCH_WEBHOOK")
     parser.add_argument("--alert-command", metavar="PROGRAM", help="run it with each alert as JSON on standard input")

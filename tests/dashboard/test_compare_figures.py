@@ -146,7 +146,8 @@ def test_a_signal_of_one_run_alone_is_drawn_for_it_alone_and_none_leaves_an_empt
 
 @pytest.mark.parametrize("values", [[math.nan] * 3, [0.5], [0.0, 0.0], [-1e30, 1e30], []])
 def test_odd_signals_have_a_figure(values: list[float]) -> None:
-    draw(lane(0, reward=values, grad_norm=values), signals=("reward", "grad_norm"))
+    drawn = draw(lane(0, reward=values, grad_norm=values), signals=("reward", "grad_norm"))
+    assert {"yaxis", "yaxis2"} <= drawn["layout"].keys()
 
 
 def test_long_runs_are_thinned_and_many_have_small_hover_boxes() -> None:

@@ -94,4 +94,6 @@ def test_a_page_may_be_left_while_news_are_under_way(serve: Serve, page: Page, t
             if step > 5 and step % 6 in (2, 3):
                 page.wait_for_timeout(noise.randrange(50, 1200))
                 page.evaluate("document.querySelector('a.brand').click()")
-    page.wait_for_timeout(1500)  # the fixture looks whether the console had errors
+    page.goto(f"{address}/run/live")  # the fixture looks whether the console had errors before
+    until(page, f"{last_step('run')} === 59")
+    assert page.evaluate(last_step("run")) == 59

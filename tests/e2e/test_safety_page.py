@@ -88,6 +88,7 @@ def test_every_page_works_under_its_own_policy(
     strict.goto(serve(Path(__file__).parents[2] / "sample_logs") + path)
     until(strict, drawn)
     strict.wait_for_timeout(1500)
+    assert strict.evaluate(drawn), "it is gone again"  # the fixture looks at what the policy refused
 
 
 def test_a_script_that_is_not_ours_does_not_run(serve: Callable[[Path], str], browser: Browser, tmp_path: Path) -> None:

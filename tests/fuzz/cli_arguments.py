@@ -84,8 +84,11 @@ def _value(action: argparse.Action, choose: random.Random) -> str:
     return choose.choice((*WORDS, "new", *runs))
 
 
-def one_command(here: Path, choose: random.Random) -> None:
+def one_command(here: Path, choose: random.Random) -> object:
     """Run one; a finding is another status, more than one line, or an exception.
+
+    Returns:
+        Its status.
 
     Raises:
         AssertionError: it is a finding.
@@ -114,6 +117,7 @@ def one_command(here: Path, choose: random.Random) -> None:
         assert all(words.startswith("lldwatch: ") for words in lines), f"{line!r:.300} says {told[:300]}"
     for path in ("new", "good/control.json"):
         _clear(here / path)
+    return status
 
 
 def _clear(path: Path) -> None:
