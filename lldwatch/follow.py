@@ -60,7 +60,8 @@ class Follower:
     def _go_back_to(self, step: int) -> int:
         """Forget the steps that the training made again, and fold the others once more."""
         kept = sum(1 for observation in self.observations if observation.step < step)
-        del self.observations[kept:], self.verdicts[kept:]
+        # not cut in place: whoever looks at the lists of a moment ago still sees them as they were
+        self.observations, self.verdicts = self.observations[:kept], self.verdicts[:kept]
         self._detector = self._detector.fresh()
         self.onsets = None if self.onsets is None else Onsets()
         for observation in self.observations:

@@ -5,19 +5,21 @@ Rejected: one record of a whole report (each kind leaves other parts out, and wo
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from lldwatch.diagnosis import Check, Diagnosis, Status
 from lldwatch.run import Run
 from lldwatch.schema import Observation, RunInfo
+from lldwatch.series import Series, measured
 from lldwatch.signals import SIGNALS, Signal
 
 UNTOLD = ("start", "probe", "finish")
@@ -115,17 +117,22 @@ def lacking(observations: Sequence[Observation]) -> list[Signal]:
 
 def llds_spans(observations: Sequence[Observation]) -> list[tuple[int, int]]:
     """First and last step of each stretch in which LLDS acted."""
-    spans = []
-    coefficients = map(attrgetter("llds_coefficient"), observations)
-    acting = [index for index, coefficient in enumerate(coefficients) if coefficient]
-    for _, group in itertools.groupby(enumerate(acting), key=lambda pair: pair[1] - pair[0]):
-        indices = [index for _, index in group]
-        spans.append((observations[indices[0]].step, observations[indices[-1]].step))
-    return spans
+    steps = np.array([seen.step for seen in observations], np.int64)
+    return spans_of(steps, measured(observations, SIGNALS["llds_coefficient"]))
+
+
+def spans_of(steps: npt.NDArray[np.int64], coefficient: Series) -> list[tuple[int, int]]:
+    """The same, from all steps of the run and the coefficient of LLDS where it was recorded."""
+    acting = coefficient.steps[coefficient.values != 0]
+    breaks = np.flatnonzero(np.diff(np.searchsorted(steps, acting)) > 1) + 1
+    return [(int(part[0]), int(part[-1])) for part in np.split(acting, breaks) if len(part)]
 
 
 def milestones(
-    diagnosis: Diagnosis, observations: Sequence[Observation], events: Sequence[Mapping[str, Any]]
+    diagnosis: Diagnosis,
+    observations: Sequence[Observation],
+    events: Sequence[Mapping[str, Any]],
+    acting: Sequence[tuple[int, int]] | None = None,
 ) -> list[Milestone]:
     """The course of the run: stages, warning, dips, LLDS, and events that befell it, in the order of their steps.
 
@@ -133,9 +140,10 @@ def milestones(
         diagnosis: as of the last step.
         observations: of the run.
         events: see `events_of`.
+        acting: see `llds_spans`, if they are known already.
     """
     found = [*_of_stages(diagnosis)]
-    for first, last in llds_spans(observations):
+    for first, last in llds_spans(observations) if acting is None else acting:
         found.append(Milestone(first, "LLDS on", "the likelihood-preserving term acts from here on"))
         if observations[-1].step != last:
             found.append(Milestone(last + 1, "LLDS off", "it does not act any more"))

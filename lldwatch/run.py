@@ -67,10 +67,11 @@ class Run:
     def observations(self) -> list[Observation]:
         """All steps in order; where a resumed run repeats steps, those of its last attempt."""
         rows: list[Observation] = []
-        for observation in self._new_rows({}):
-            while rows and rows[-1].step >= observation.step:
-                rows.pop()
-            rows.append(observation)
+        for table in self._new_tables({}):
+            for observation in observations_of(table):
+                while rows and rows[-1].step >= observation.step:
+                    rows.pop()
+                rows.append(observation)
         return rows
 
     def poll(self) -> list[Observation]:
@@ -79,8 +80,12 @@ class Run:
         After a resume the step number goes back: what was given for that step and later ones is then replaced
         (`lldwatch.follow.Follower` does that for you).
         """
+        return [observation for table in self.poll_tables() for observation in observations_of(table)]
+
+    def poll_tables(self) -> list[pa.Table]:
+        """What `poll` gives, as it was read: tables of `lldwatch.schema.Observation` with at least one row each."""
         self._read_info()
-        return list(self._new_rows(self._polled))
+        return list(self._new_tables(self._polled))
 
     def steps(self) -> pa.Table:
         """One row per step: the columns of `lldwatch.schema.Observation`."""
@@ -160,7 +165,7 @@ class Run:
                 except (OSError, ValueError, pa.ArrowException) as error:
                     self._unreadable(table, part.segment, error)
 
-    def _new_rows(self, seen: dict[Segment, int]) -> Iterator[Observation]:
+    def _new_tables(self, seen: dict[Segment, int]) -> Iterator[pa.Table]:
         whole = {segment for segment, rows in seen.items() if rows == -1}
         unread: list[Segment] = []
         for segment, sealed, table in self._read(Observation.TABLE, whole):
@@ -171,7 +176,7 @@ class Run:
             seen[segment] = -1 if sealed else len(table)
             if len(new):  # given after these, the steps of an unread segment would look like a training that went back
                 seen.update(dict.fromkeys(unread, -1))
-            yield from observations_of(new)
+                yield new
 
     def _table(self, name: str, *, all_attempts: bool = False) -> pa.Table:
         """A table without the rows that a later attempt replaced, and without rows of a step not yet complete."""

@@ -28,10 +28,17 @@ GAP = 5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Series:
-    """One signal at the steps where it was measured; arrays of shape (points,)."""
+    """One signal at the steps where it was measured; arrays of shape (points,).
+
+    Attributes:
+        few: indices of the points that keep the picture of a long line, see `thin`; None: nobody has looked for them.
+        odd: indices of the points that have no place on an axis; None: as well.
+    """
 
     steps: npt.NDArray[np.int64]
     values: Floats
+    few: Indices | None = None
+    odd: Indices | None = None
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -125,18 +132,22 @@ def middles(series: Series, count: int) -> Series:
     return Series(np.array(steps, np.int64), np.array([np.median(finite.values[part]) for part in parts]))
 
 
-def bands(verdicts: Sequence[Verdict]) -> list[Band]:
-    """Where the stage was not HEALTHY, from the verdict of each step."""
-    if not verdicts:
-        return []
-    stages = np.fromiter(map(attrgetter("stage"), verdicts), np.int64, len(verdicts))
-    begins = [0, *(np.flatnonzero(np.diff(stages)) + 1).tolist(), len(verdicts)]
+def stages_of(verdicts: Sequence[Verdict]) -> Series:
+    """The stage of each step as a number."""
+    steps, stages = map(attrgetter("step"), verdicts), map(attrgetter("stage"), verdicts)
+    return Series(np.fromiter(steps, np.int64, len(verdicts)), np.fromiter(stages, np.float64, len(verdicts)))
+
+
+def bands(stages: Series) -> list[Band]:
+    """Where the stage was not HEALTHY, from that of each step."""
+    begins = np.flatnonzero(np.diff(stages.values, prepend=Stage.HEALTHY)).tolist()
+    steps = stages.steps
     found = []
-    for begin, end in itertools.pairwise(begins):
-        stage = verdicts[begin].stage
+    for begin, end in itertools.pairwise([*begins, len(stages)]):
+        stage = Stage(int(stages.values[begin]))
         if stage is not Stage.HEALTHY:
-            after = verdicts[end].step if end < len(verdicts) else verdicts[-1].step + 1
-            found.append(Band(stage, verdicts[begin].step - 0.5, after - 0.5))
+            after = int(steps[end]) if end < len(stages) else int(steps[-1]) + 1
+            found.append(Band(stage, int(steps[begin]) - 0.5, after - 0.5))
     return found
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 
+import numpy as np
+
 from lldwatch.schema import Observation
 
 PAPER = "arXiv:2512.04220"
@@ -27,7 +29,7 @@ class Signal:
         meaning: what a reader of the plot should know.
         healthy: what it does in a healthy run, and what a bad value means.
         reference: where it comes from.
-        compute: the value from an observation that has all required columns.
+        compute: the value from an observation that has all required columns, or the values from arrays of them.
     """
 
     name: str
@@ -46,7 +48,9 @@ def _plain(column: str, title: str, unit: str, meaning: str, healthy: str, refer
 
 def _cross_update_per_update(observation: Observation) -> float:
     assert observation.cross_update_change is not None
-    return observation.cross_update_change / max(observation.updates or 1, 1)
+    assert observation.updates is not None
+    per_update: float = observation.cross_update_change / np.maximum(observation.updates, 1)
+    return per_update
 
 
 _ROWS = (

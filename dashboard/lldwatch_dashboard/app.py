@@ -30,6 +30,7 @@ BUNDLE = Path(__file__).parent / "assets" / "plotly-cartesian.min.js"
 """The part of plotly.js that is used, if it was fetched."""
 WORTH_IT = 1000
 """Bytes from which on an answer is compressed."""
+_GRID = re.compile(r'<script src="[^"]*/dash_ag_grid/[^"]*"></script>')
 _PLOTLY = "/_dash-component-suites/plotly/package_data/plotly.min.js"
 """Where a page asks for plotly.js, once it has something to draw."""
 
@@ -41,7 +42,7 @@ def create_app(root: str | os.PathLike[str], guard: Guard | None = None) -> Dash
         root: the folder; it may come into being later.
         guard: who may ask; by default whoever is on this machine.
     """
-    app = Dash(
+    app = _Page(
         __name__,
         title="lldwatch",
         update_title="",  # the tab's title says the stage
@@ -155,6 +156,14 @@ def serve(
         pass
     finally:
         server.server_close()
+
+
+class _Page(Dash):
+    """The page around everything: what only some need is left out of it, for assets/visit.js fetches it where it is."""
+
+    def interpolate_index(self, scripts: str = "", **parts: Any) -> str:  # type: ignore[override]  # by name
+        """The scripts but for the grid, whose 1.3 MB would hold up every page."""
+        return str(super().interpolate_index(scripts=_GRID.sub("", scripts), **parts))  # type: ignore[no-untyped-call]
 
 
 class _Quiet(WSGIRequestHandler):

@@ -6,42 +6,68 @@ import logging
 from typing import Any
 
 from dash import ClientsideFunction, Dash, Input, Output, State, set_props
+from dash.exceptions import PreventUpdate
+from flask import request
 
 from lldwatch.errors import RunNotFoundError
 from lldwatch_dashboard.feed import Feed
 from lldwatch_dashboard.glances import Glances
+from lldwatch_dashboard.news import Drawn
 from lldwatch_dashboard.pages import compare, overview, responses, run
-from lldwatch_dashboard.shared import address, no_such_page
+from lldwatch_dashboard.shared import Visit, address, no_such_page
 
-PAGES_OF_A_RUN = {"run": run, "responses": responses}
-"""First part of the address -> the page; the rest of the address names the run."""
+PAGES = ("list", "compare", "run", "responses")
+PATIENCE_S = 0.5
+"""A page whose run takes longer to read opens without it: something stands there at least."""
 
 log = logging.getLogger("lldwatch.dashboard")
 
 
 def register(app: Dash, feed: Feed) -> None:
     """Connect the pages with the runs."""
+    glances, lately = Glances(feed), Drawn()
 
-    def open_page(pathname: str | None, search: str | None = None) -> Any:
-        page, name = address(pathname or "/")
+    def open_page(told: dict[str, Any] | None) -> Any:
+        if not told:
+            raise PreventUpdate
+        visit, pathname = Visit.of(told), str(told.get("pathname") or "/")
+        page, name = address(pathname)
         if page == "":
-            return overview.page(feed.root, search)
+            return overview.page(feed.root, visit.search)
         if (page, name) == ("compare", "."):
-            return compare.page(search)
-        if page not in PAGES_OF_A_RUN:
+            return compare.page(visit.search)
+        if page not in ("run", "responses"):
             return no_such_page(f"There is no page {pathname}.")
         try:
             feed.locate(name)
+            return responses.page(name) if page == "responses" else open_run(name, visit)
         except RunNotFoundError as error:
             return no_such_page(str(error))
-        return PAGES_OF_A_RUN[page].page(name)
 
-    app.callback(Output("page", "children"), Input("url", "pathname"), State("url", "search"))(open_page)
-    overview.register(app, feed, Glances(feed))
-    compare.register(app, feed)
-    for module in PAGES_OF_A_RUN.values():
-        module.register(app, feed)
-    for name in ("list", "compare", *PAGES_OF_A_RUN):
+    def open_run(name: str, visit: Visit) -> Any:
+        reading = feed.read_ahead(name)
+        reading.join(PATIENCE_S)
+        return run.page(name, None if reading.is_alive() else run.news_of(lately, feed.snapshot(name), visit))
+
+    def read_ahead() -> None:
+        """A run is read while the browser still starts the scripts of its page."""
+        page, name = address(request.path)
+        if page == "run" and request.method == "GET":
+            feed.read_ahead(name)
+
+    app.server.before_request(read_ahead)
+    app.clientside_callback(  # type: ignore[no-untyped-call]  # dash's is untyped
+        ClientsideFunction("lldwatch_visit", "visit"),
+        Output("visit", "data"),
+        Input("url", "pathname"),
+        State("url", "search"),
+    )
+    app.callback(Output("page", "children"), Input("visit", "data"))(open_page)
+    overview.register(app, feed, glances)
+    compare.register(app, feed, lately)
+    run.register(app, feed, lately)
+    responses.register(app, feed)
+    for name in PAGES:
         app.clientside_callback(  # type: ignore[no-untyped-call]  # dash's is untyped
             ClientsideFunction("lldwatch", "pulse"),
             Output(f"{name}-pulse", "data"),

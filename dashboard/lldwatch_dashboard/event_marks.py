@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lldwatch.diagnosis import Diagnosis, Stage
-from lldwatch.postmortem import UNTOLD, llds_spans, printable
-from lldwatch.schema import Observation
+from lldwatch.postmortem import UNTOLD, printable, spans_of
+from lldwatch.series import Series
+from lldwatch_dashboard.lines import STEP
 from lldwatch_dashboard.panels import EVENT_LANES, LANE_HEIGHT, STAGE_COLOURS, STAGE_LANES, Palette
 from lldwatch_dashboard.ruler import Ruler
 from lldwatch_dashboard.series import Span
@@ -45,25 +46,26 @@ class EventMark:
 
 
 def event_marks(
-    diagnosis: Diagnosis, observations: Sequence[Observation], events: Sequence[Mapping[str, Any]]
+    diagnosis: Diagnosis, signals: Mapping[str, Series], events: Sequence[Mapping[str, Any]]
 ) -> list[EventMark]:
     """Onsets, the first warning, LLDS, and every event that befell the run, by step.
 
     Args:
         diagnosis: as of the last step.
-        observations: of the run.
+        signals: what was measured, see `Lines.of`.
         events: see `lldwatch.postmortem.events_of`.
     """
-    if not observations:
+    steps = signals[STEP].steps
+    if not len(steps):
         return []
     found = [*_judged(diagnosis)]
     found += [_of(event) for event in events if event["kind"] not in UNTOLD]
     if not any(event["kind"] == "llds" for event in events):
-        for first, last in llds_spans(observations):
+        for first, last in spans_of(steps, signals["llds_coefficient"]):
             found.append(EventMark(first, "LLDS on", "the likelihood-preserving term acts from here on"))
-            if last != observations[-1].step:
+            if last != steps[-1]:
                 found.append(EventMark(last + 1, "LLDS off", "it does not act any more"))
-    first = observations[0].step
+    first = int(steps[0])
     inside = [mark if mark.step >= first else EventMark(first, mark.label, mark.detail) for mark in found]
     return sorted(inside, key=lambda mark: mark.step)
 

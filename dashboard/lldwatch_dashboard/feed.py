@@ -6,6 +6,7 @@ answer like any other: its reason stands in `Summary.error`, and the others are 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import math
@@ -19,16 +20,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from lldwatch.diagnosis import Diagnosis, Verdict
+from lldwatch.diagnosis import Diagnosis
 from lldwatch.errors import LldwatchError, RunNotFoundError
 from lldwatch.follow import Follower
-from lldwatch.glance import last_attempts
 from lldwatch.postmortem import events_of
 from lldwatch.run import Run, is_run, list_runs
 from lldwatch.schema import Observation, RunInfo
 from lldwatch.series import Series
 from lldwatch_dashboard.lines import Lines
-from lldwatch_dashboard.portions import Portions
+from lldwatch_dashboard.portions import Portions, Steps
 
 log = logging.getLogger("lldwatch.dashboard")
 
@@ -75,7 +75,6 @@ class Snapshot:
         version: another one whenever something has changed.
         summary: of the run.
         observations: its steps.
-        verdicts: one for each of them; for the first ones, while some have not been judged yet.
         events: see `lldwatch.postmortem.events_of`.
         signals: see `lldwatch_dashboard.lines.Lines`.
     """
@@ -83,7 +82,6 @@ class Snapshot:
     version: int
     summary: Summary
     observations: Sequence[Observation] = ()
-    verdicts: Sequence[Verdict] = ()
     events: Sequence[Mapping[str, Any]] = ()
     signals: Mapping[str, Series] = field(default_factory=dict)
 
@@ -115,6 +113,17 @@ class Feed:
                 self._scanned_at = time.monotonic()
                 self._scan_took_s = self._scanned_at - began
             return list(self._names)
+
+    def read_ahead(self, name: str) -> threading.Thread:
+        """Begin to read a run that will be asked for in a moment; the thread ends when that is done."""
+
+        def read() -> None:
+            with contextlib.suppress(RunNotFoundError):
+                self.snapshot(name)
+
+        thread = threading.Thread(target=read, name="lldwatch-ahead", daemon=True)
+        thread.start()
+        return thread
 
     def snapshot(self, name: str) -> Snapshot:
         """The run as it stands now.
@@ -177,9 +186,9 @@ class _Tail:
     def _read(self) -> Snapshot:
         try:
             follower, run = self._follow()
-            observations = tuple(follower.observations)
-            if run.rest:
-                observations = tuple(last_attempts([*observations, *run.rest]))
+            observations = Steps(follower.observations, run.waiting)
+            if run.went_back:
+                self._lines = Lines()
             summary = Summary(
                 name=self._name,
                 info=run.info,
@@ -188,15 +197,14 @@ class _Tail:
                 pace=_pace(observations[-20:]),
                 ending=_ending(run) if run.ended else None,
                 problems=tuple(run.problems),
-                behind=bool(run.rest),
+                behind=run.waiting is not None,
             )
             return Snapshot(
                 version=next(_versions),
                 summary=summary,
                 observations=observations,
-                verdicts=tuple(follower.verdicts),
                 events=tuple(events_of(run)),
-                signals=self._lines.of(observations),
+                signals=self._lines.of(observations, follower.verdicts),
             )
         except Exception as error:  # whatever is wrong with one run, the others must still be shown
             if not isinstance(error, LldwatchError):
@@ -216,6 +224,7 @@ class _Tail:
         self._identity = _inode(self._path)
         run = Portions(self._path)
         self._following = Follower(run), run
+        self._lines = Lines()
         self._following[0].update()
         return self._following
 

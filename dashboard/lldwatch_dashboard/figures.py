@@ -12,12 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from lldwatch.diagnosis import Verdict
-from lldwatch.schema import Observation
 from lldwatch.series import NOTHING, Band, Series, bands
 from lldwatch_dashboard import event_marks
 from lldwatch_dashboard.event_marks import EventMark
-from lldwatch_dashboard.lines import lines_of
+from lldwatch_dashboard.lines import STAGE, STEP
 from lldwatch_dashboard.panels import (
     BOTTOM,
     DARK,
@@ -47,11 +45,9 @@ _SHOWN = frozenset(name for panel in PANELS for name in panel.signals)
 
 
 def drawn(
-    observations: Sequence[Observation],
-    verdicts: Sequence[Verdict],
+    signals: Mapping[str, Series],
     events: Sequence[EventMark] = (),
     *,
-    signals: Mapping[str, Series] | None = None,
     view: RunView | None = None,
     revision: str = "",
     dark: bool = False,
@@ -60,34 +56,31 @@ def drawn(
     """All panels of a run, as plotly's dictionary, and which they are.
 
     Args:
-        observations: its steps.
-        verdicts: one for each of them.
+        signals: what was measured, and its stages, see `Lines.of`.
         events: what befell it.
-        signals: what was measured, see `Lines.of`, if that is known already.
         view: how it is looked at.
         revision: as long as it stays the same, a new figure keeps the user's zoom.
         dark: for a dark page.
         narrow: for a small screen.
     """
     view = view or RunView()
-    signals = lines_of(observations) if signals is None else signals
     sheet = sheet_of({name for name in _SHOWN if len(signals.get(name, NOTHING))}, events=bool(events))
-    canvas = Canvas(DARK if dark else LIGHT, sheet, ruler_of(observations, view.along), view)
+    canvas = Canvas(DARK if dark else LIGHT, sheet, ruler_of(signals, view.along), view)
     layout = _layout(canvas, revision)
-    layout["shapes"], layout["annotations"] = _above(canvas, observations, verdicts, events, NARROW if narrow else WIDE)
-    layout["xaxis"] |= _ends(canvas, observations)
-    _fit(layout, canvas, signals, started=bool(observations))
-    return {"data": all_traces(canvas, signals, verdicts, events), "layout": layout}, sheet
+    layout["shapes"], layout["annotations"] = _above(canvas, signals, events, NARROW if narrow else WIDE)
+    layout["xaxis"] |= _ends(canvas, signals)
+    _fit(layout, canvas, signals)
+    return {"data": all_traces(canvas, signals, events), "layout": layout}, sheet
 
 
-def _fit(layout: dict[str, Any], canvas: Canvas, signals: Mapping[str, Series], *, started: bool) -> None:
+def _fit(layout: dict[str, Any], canvas: Canvas, signals: Mapping[str, Series]) -> None:
     """The y axes to what was measured; a panel without anything says so."""
     for row, panel in enumerate(canvas.sheet.panels):
         measured = [signals.get(name, NOTHING) for name in panel.signals]
         ends = room([canvas.seen(line) for line in measured], panel.log)
         layout[axis(row).replace("y", "yaxis")] |= _scale(ends, panel.log, canvas)
         if not any(map(len, measured)):
-            layout["annotations"].append(_not_recorded(row, started, canvas))
+            layout["annotations"].append(_not_recorded(row, canvas, started=len(signals[STEP]) > 0))
         elif row == 0:
             layout["shapes"].append(_zero_line(canvas.palette))
 
@@ -97,30 +90,32 @@ def empty_figure() -> Figure:
     return {"data": [], "layout": _layout(Canvas(LIGHT), "")}
 
 
-def _ends(canvas: Canvas, observations: Sequence[Observation]) -> dict[str, Any]:
+def _ends(canvas: Canvas, signals: Mapping[str, Series]) -> dict[str, Any]:
     """How far the x axis goes by itself: markers would push it far beyond the steps there are."""
-    if not observations:
+    if not len(signals[STEP]):
         return {"visible": False}
-    low, high = canvas.ruler.at([observations[0].step - 0.5, observations[-1].step + 0.5]).tolist()
+    low, high = canvas.ruler.at(whole(signals)).tolist()
     return {"visible": True, "autorangeoptions": {"clipmin": low, "clipmax": high}}
 
 
+def whole(signals: Mapping[str, Series]) -> Span:
+    """From half a step before the first to half a step after the last."""
+    steps = signals[STEP].steps
+    return float(steps[0]) - 0.5, float(steps[-1]) + 0.5
+
+
 def _above(
-    canvas: Canvas,
-    observations: Sequence[Observation],
-    verdicts: Sequence[Verdict],
-    events: Sequence[EventMark],
-    width: float,
+    canvas: Canvas, signals: Mapping[str, Series], events: Sequence[EventMark], width: float
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Stages and events: what goes through all panels, and the words above them."""
-    if not observations:
+    if not len(signals[STEP]):
         return [], []
-    stages, palette, ruler = bands(verdicts), canvas.palette, canvas.ruler
+    stages, palette, ruler = bands(signals[STAGE]), canvas.palette, canvas.ruler
     shapes = [_band_shape(band, ruler, canvas.sheet.plot_height) for band in stages]
-    ends = canvas.span or (observations[0].step - 0.5, observations[-1].step + 0.5)
+    ends = canvas.span or whole(signals)
     placed = event_marks.lanes(events, ruler, ends, width)
     shapes += event_marks.lines(events, placed, ruler, palette, canvas.sheet.plot_height)
-    healthy = not stages and len(verdicts) == len(observations)
+    healthy = not stages and len(signals[STAGE]) == len(signals[STEP])
     words = stage_labels(stages, palette, ruler, canvas.span) or (_healthy(palette) if healthy else [])
     return shapes, words + event_marks.labels(placed, ruler, ends, width, palette)
 
@@ -257,7 +252,7 @@ def _band_shape(band: Band, ruler: Ruler, height: int) -> dict[str, Any]:
     }
 
 
-def _not_recorded(row: int, started: bool, canvas: Canvas) -> dict[str, Any]:
+def _not_recorded(row: int, canvas: Canvas, *, started: bool) -> dict[str, Any]:
     """An empty panel says which columns it lacks."""
     panel = canvas.sheet.panels[row]
     needed = sorted({column for name in panel.signals for column in READINGS[name].requires})

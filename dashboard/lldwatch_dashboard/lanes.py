@@ -18,7 +18,6 @@ from lldwatch.reports.compare_report import letter
 from lldwatch.series import Series, thin
 from lldwatch_dashboard.choice import Align
 from lldwatch_dashboard.feed import Snapshot
-from lldwatch_dashboard.lines import lines_of
 from lldwatch_dashboard.series import running_mean
 
 Floats = npt.NDArray[np.float64]
@@ -86,7 +85,7 @@ def lane_of(place: int, snapshot: Snapshot, signals: Sequence[str]) -> Lane:
     seen, summary = snapshot.observations, snapshot.summary
     first, last = (seen[0].step, seen[-1].step) if seen else (0, 0)
     end = max(last, summary.info.planned_steps or 0) if summary.info.ended is None else last
-    measured = snapshot.signals or lines_of(seen)
+    measured = snapshot.signals
     found = {name: measured[name] for name in signals if len(measured[name])}
     onset, _ = onset_of(summary.diagnosis)
     return Lane(place, summary.name, first, last, max(end - first, 1), onset, found)

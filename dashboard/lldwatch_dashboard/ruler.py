@@ -5,7 +5,7 @@ Everything is kept and cut by steps; only what is sent to the browser is laid on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
@@ -13,7 +13,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from lldwatch.schema import Observation
+from lldwatch.series import Series
+from lldwatch_dashboard.lines import STEP, TIME, UPDATES
 
 Floats = npt.NDArray[np.float64]
 Along = Literal["step", "updates", "time"]
@@ -54,17 +55,20 @@ PLAIN = Ruler("step", np.zeros(0), np.zeros(0))
 """Steps as they are."""
 
 
-def ruler_of(observations: Sequence[Observation], along: Along) -> Ruler:
-    """The ruler of a run; that of steps where what was asked for was not recorded."""
-    if along == "step" or not observations:
+def ruler_of(signals: Mapping[str, Series], along: Along) -> Ruler:
+    """The ruler of a run; that of steps where what was asked for was not recorded.
+
+    Args:
+        signals: what was measured, see `Lines.of`.
+        along: what is asked for.
+    """
+    if along == "step":
         return PLAIN
-    steps = np.array([seen.step for seen in observations], np.float64)
-    measured = [seen.updates if along == "updates" else seen.time for seen in observations]
-    known = np.array([np.nan if value is None else value for value in measured], np.float64)
-    there = np.flatnonzero(np.isfinite(known))
-    if not len(there):
+    steps, measured = signals[STEP].steps.astype(np.float64), signals[UPDATES if along == "updates" else TIME]
+    known = measured.at(np.flatnonzero(np.isfinite(measured.values)))
+    if not len(known):
         return PLAIN
-    filled = np.interp(steps, steps[there], known[there])
+    filled = np.interp(steps, known.steps, known.values)
     places = np.cumsum(filled) if along == "updates" else np.maximum.accumulate(filled) * 1000
     return Ruler(along, *_longer(steps, places))
 

@@ -57,10 +57,12 @@ def within(series: Series, span: Span | None) -> Series:
 def thin_around(series: Series, span: Span | None, limit: int = MAX_POINTS) -> Indices:
     """As `thin`, with most of the points between two steps: what a reader who has zoomed in looks at.
 
+    Nobody has zoomed, and the line's few points are known: those.
+
     A quarter of them is left for what lies outside, so that a reader who moves on does not fall into nothing.
     """
     if span is None:
-        return thin(series.values, limit)
+        return thin(series.values, limit) if series.few is None else series.few
     low, high = np.searchsorted(series.steps, span[0], "left"), np.searchsorted(series.steps, span[1], "right")
     parts = [(np.intp(0), low, limit // 8), (low, high, limit - 2 * (limit // 8)), (high, len(series), limit // 8)]
     kept: Indices = np.concatenate([thin(series.values[first:last], share) + first for first, last, share in parts])
@@ -82,6 +84,12 @@ def usual(series: Series) -> Series:
     return series.at(np.flatnonzero((series.values >= low) & (series.values <= high)))
 
 
+def odd(values: Array, *, log: bool) -> npt.NDArray[np.bool_]:
+    """Which values have no place on the axis."""
+    broken: npt.NDArray[np.bool_] = ~np.isfinite(values)
+    return broken | (values <= 0) if log else broken
+
+
 def edge_marks(series: Series, *, log: bool, seen: Series | None = None) -> list[Mark]:
     """What cannot be drawn on the axis: NaN and infinite values at the top; on a log axis 0 and less at the bottom.
 
@@ -95,22 +103,10 @@ def edge_marks(series: Series, *, log: bool, seen: Series | None = None) -> list
     drawn = finite[finite > 0] if log else finite
     low, high = (float(drawn.min()), float(drawn.max())) if len(drawn) else (1.0, 1.0)
     low, high = (low / 1.5, high * 1.5) if log else (low, high)
-    odd = ~np.isfinite(series.values)
-    there = series.at(np.flatnonzero(odd | (series.values <= 0) if log else odd))
+    there = series.at(np.flatnonzero(odd(series.values, log=log)))
     marks = []
     for step, number in zip(there.steps.tolist(), there.values.tolist(), strict=True):
         bottom = number <= 0  # no NaN is
         text = "NaN" if math.isnan(number) else f"{number:g}" if math.isfinite(number) else f"{number:+}"
         marks.append(Mark(step, low if bottom else high, text, not bottom))
     return marks
-
-
-def noise_floor(floor: Series) -> Series:
-    """The largest A/A noise so far: what the detector takes for no change."""
-    return Series(floor.steps, np.maximum.accumulate(np.nan_to_num(floor.values, nan=0.0, posinf=0.0)))
-
-
-def finite_pair(low: Series, high: Series) -> tuple[Series, Series]:
-    """The lower and the upper edge of a shade, where both are finite."""
-    there = np.flatnonzero(np.isfinite(low.values) & np.isfinite(high.values))
-    return low.at(there), high.at(there)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -14,11 +16,32 @@ Component = Any  # dash ships no types
 TICK_MS = 1000
 
 
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A page that is opened, as assets/visit.js tells of it.
+
+    Attributes:
+        search: its query string.
+        dark: for a dark page.
+        narrow: for a small screen.
+    """
+
+    search: str = ""
+    dark: bool = False
+    narrow: bool = False
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Visit:
+        """What the browser has said; a pulse says it too."""
+        return cls(str(told.get("search") or ""), bool(told.get("dark")), bool(told.get("narrow")))
+
+
 def shell() -> Component:
     """What all pages share."""
     return html.Div(
         [
             dcc.Location(id="url"),
+            dcc.Store(id="visit"),
             html.Header(dcc.Link("lldwatch", href="/", className="brand"), className="top"),
             html.Div(id="notice", role="alert"),
             html.Main(id="page"),
@@ -37,13 +60,19 @@ def address(pathname: str) -> tuple[str, str]:
     return page, unquote("".join(name), errors="surrogateescape").rstrip("/") or "."
 
 
-def clock(page: str) -> list[Component]:
-    """Ticks that stop while nobody looks, what is new, and what was shown last."""
+def clock(page: str, news: Any = None, shown: Any = None) -> list[Component]:
+    """Ticks that stop while nobody looks, what is new, and what was shown last.
+
+    Args:
+        page: the first part of the ids.
+        news: what the page fills itself with once it stands.
+        shown: what it holds already.
+    """
     return [
         dcc.Interval(id=f"{page}-tick", interval=TICK_MS),
         dcc.Store(id=f"{page}-pulse"),
-        dcc.Store(id=f"{page}-news"),
-        dcc.Store(id=f"{page}-shown"),
+        dcc.Store(id=f"{page}-news", data=news),
+        dcc.Store(id=f"{page}-shown", data=shown),
     ]
 
 

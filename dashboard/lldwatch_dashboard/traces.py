@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
 
-from lldwatch.diagnosis import Stage, Verdict
+from lldwatch.diagnosis import Stage
 from lldwatch.series import NOTHING, Series
 from lldwatch_dashboard import series as numbers
 from lldwatch_dashboard.event_marks import EventMark, escaped
-from lldwatch_dashboard.lines import HIGH, LOW, NOISE
+from lldwatch_dashboard.lines import HIGH, LOW, NOISE, STAGE
 from lldwatch_dashboard.panels import ALERT, SHORT, Palette, Panel, Sheet, axis
 from lldwatch_dashboard.ruler import PLAIN, Ruler
 from lldwatch_dashboard.run_view import RunView
@@ -43,7 +42,9 @@ class Canvas:
     def seen(self, series: Series) -> Series:
         """The points that the y axis makes room for."""
         inside = numbers.within(series, self.span)
-        return numbers.usual(inside) if self.view.clip else inside
+        if self.view.clip:
+            return numbers.usual(inside)
+        return inside if inside.few is None else inside.at(inside.few)
 
     def line(self, meta: str, series: Series, row: int, **more: Any) -> Trace:
         """A trace of a panel."""
@@ -64,7 +65,6 @@ class Canvas:
 def all_traces(
     canvas: Canvas,
     signals: Mapping[str, Series],
-    verdicts: Sequence[Verdict],
     events: Sequence[EventMark] = (),
 ) -> list[Trace]:
     """Everything that is drawn, from back to front; the hover box lists it in reverse, so the top panel is last."""
@@ -79,7 +79,7 @@ def all_traces(
                 look = {"color": canvas.palette.lines[place], "dash": ("solid", "6px,3px")[place]}
                 lines += _raw_and_mean(canvas, name, seen, row, look)
                 front += _marks(canvas, name, seen, row)
-    return [*back, *lines, *front, *_events(canvas, events), *_stages(canvas, verdicts)]
+    return [*back, *lines, *front, *_events(canvas, events), *_stages(canvas, signals.get(STAGE, NOTHING))]
 
 
 def _raw_and_mean(canvas: Canvas, name: str, seen: Series, row: int, look: dict[str, Any]) -> list[Trace]:
@@ -104,6 +104,7 @@ def _marks(canvas: Canvas, name: str, seen: Series, row: int) -> list[Trace]:
     """What has no place on the axis, as markers at its edge."""
     panel: Panel = canvas.sheet.panels[row]
     inside = numbers.within(seen, canvas.span)
+    inside = inside if inside.odd is None else inside.at(inside.odd)
     marks = numbers.edge_marks(inside, log=panel.log, seen=canvas.seen(seen))
     marks = marks[numbers.stale(len(marks)) :]
     if not marks:
@@ -124,9 +125,10 @@ def _marks(canvas: Canvas, name: str, seen: Series, row: int) -> list[Trace]:
 
 def _background(canvas: Canvas, signals: Mapping[str, Series]) -> list[Trace]:
     """Noise floor and standard error, behind the headline."""
-    floor, palette = numbers.noise_floor(signals.get(NOISE, NOTHING)), canvas.palette
-    edges = numbers.finite_pair(signals.get(LOW, NOTHING), signals.get(HIGH, NOTHING))
-    shades = _shade(canvas, "noise_floor", Series(floor.steps, -floor.values), floor, palette.noise_band)
+    floor, palette = signals.get(NOISE, NOTHING), canvas.palette
+    under = Series(floor.steps, -floor.values, floor.few)
+    edges = signals.get(LOW, NOTHING), signals.get(HIGH, NOTHING)
+    shades = _shade(canvas, "noise_floor", under, floor, palette.noise_band)
     return shades + _shade(canvas, "standard_error", *edges, palette.error_band)
 
 
@@ -155,14 +157,12 @@ def _events(canvas: Canvas, events: Sequence[EventMark]) -> list[Trace]:
     return [canvas.line("events", Series(steps, np.zeros(len(steps))), 0, **look)]
 
 
-def _stages(canvas: Canvas, verdicts: Sequence[Verdict]) -> list[Trace]:
+def _stages(canvas: Canvas, stages: Series) -> list[Trace]:
     """Nothing to be seen, but the hover box reads the stage from it; healthy steps are not named."""
-    stages = np.fromiter(map(attrgetter("stage"), verdicts), np.int64, len(verdicts))
-    ill = [verdicts[index] for index in np.flatnonzero(stages != Stage.HEALTHY).tolist()]
-    ill = ill[numbers.stale(len(ill)) :]
-    if not ill:
+    ill = stages.at(np.flatnonzero(stages.values != Stage.HEALTHY))
+    ill = ill.at(np.arange(numbers.stale(len(ill)), len(ill)))
+    if not len(ill):
         return []
-    steps = np.array([verdict.step for verdict in ill])
-    text = [_LABELS[verdict.stage] for verdict in ill]
+    text = [_LABELS[Stage(int(stage))] for stage in ill.values]
     hover = {"hoverinfo": "all", "hovertemplate": "%{text}<extra>stage</extra>"}
-    return [canvas.line("stage", Series(steps, np.zeros(len(ill))), 0, line={"width": 0}, text=text, **hover)]
+    return [canvas.line("stage", Series(ill.steps, np.zeros(len(ill))), 0, line={"width": 0}, text=text, **hover)]

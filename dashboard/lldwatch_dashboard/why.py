@@ -10,7 +10,7 @@ from dash import html
 
 from lldwatch.advice import advise
 from lldwatch.diagnosis import Check, Diagnosis, Evidence, Family, Stage
-from lldwatch.postmortem import milestones, printable, worst_first
+from lldwatch.postmortem import Milestone, milestones, printable, worst_first
 from lldwatch.schema import Observation
 from lldwatch.signals import SIGNALS
 from lldwatch_dashboard import words
@@ -40,7 +40,10 @@ MOST_MILESTONES = 60
 
 
 def findings(
-    diagnosis: Diagnosis, observations: Sequence[Observation] = (), events: Sequence[Mapping[str, Any]] = ()
+    diagnosis: Diagnosis,
+    observations: Sequence[Observation] = (),
+    events: Sequence[Mapping[str, Any]] = (),
+    acting: Sequence[tuple[int, int]] | None = None,
 ) -> list[Component]:
     """What changes from step to step; what to do stands first.
 
@@ -48,11 +51,12 @@ def findings(
         diagnosis: as of the last step.
         observations: of the run.
         events: see `lldwatch.postmortem.events_of`.
+        acting: see `lldwatch.postmortem.llds_spans`, if they are known already.
     """
     return [
         *_advice(diagnosis.advice),
         *_forecast(diagnosis),
-        *_course(diagnosis, observations, events),
+        *_course(milestones(diagnosis, observations, events, acting) if observations else [], events),
         html.H2("What was checked"),
         _checks(diagnosis, observations[-1] if observations else None),
         html.H2("Evidence"),
@@ -84,11 +88,8 @@ def _facts(facts: Mapping[str, str], **more: Any) -> Component:
     return html.Dl([part for key, text in facts.items() for part in (html.Dt(key), html.Dd(text))], **more)
 
 
-def _course(
-    diagnosis: Diagnosis, observations: Sequence[Observation], events: Sequence[Mapping[str, Any]]
-) -> list[Component]:
+def _course(course: Sequence[Milestone], events: Sequence[Mapping[str, Any]]) -> list[Component]:
     """What befell the run, and what was known of it when."""
-    course = milestones(diagnosis, observations, events) if observations else []
     if any(event["kind"] == "llds" for event in events):  # they say the same, and why
         course = [milestone for milestone in course if not milestone.what.startswith("LLDS o")]
     if not course:

@@ -28,7 +28,7 @@ from lldwatch.reports.axes import number
 from lldwatch.reports.charts import figures
 from lldwatch.reports.page import list_of, marked_up, page, paragraph, section, table, text
 from lldwatch.reports.timeline import timeline
-from lldwatch.series import all_measured, bands
+from lldwatch.series import all_measured, bands, stages_of
 
 _READING = (
     "One chart for each signal that was measured, over the steps of the training. Shaded and named above the plot: "
@@ -108,7 +108,9 @@ def _charts(follower: Follower) -> str:
     seen = follower.observations
     if not seen:
         return ""
-    found = figures(all_measured(seen), (seen[0].step, seen[-1].step), bands(follower.verdicts), follower.diagnosis)
+    found = figures(
+        all_measured(seen), (seen[0].step, seen[-1].step), bands(stages_of(follower.verdicts)), follower.diagnosis
+    )
     groups = [
         f'<h3>{text(question)}</h3>\n<div class="charts">\n{chr(10).join(charts)}\n</div>'
         for question, charts in found.items()

@@ -11,7 +11,7 @@ from lldwatch.postmortem import UNTOLD, llds_spans
 from lldwatch.reports.axes import number, ticks
 from lldwatch.reports.page import text
 from lldwatch.schema import Observation
-from lldwatch.series import bands
+from lldwatch.series import bands, stages_of
 
 FINEST = 250
 """So many boxes at most are told apart in a lane: what is nearer together is drawn as one."""
@@ -45,7 +45,7 @@ def timeline(
         events: see `lldwatch.postmortem.events_of`.
     """
     axis = _Axis(observations[0].step, observations[-1].step)
-    spans = [(band.begin, band.end, band.stage.label, band.stage.label) for band in bands(verdicts)]
+    spans = [(band.begin, band.end, band.stage.label, band.stage.label) for band in bands(stages_of(verdicts))]
     acts = [(first - 0.5, last + 0.5, "acts", "on") for first, last in llds_spans(observations)]
     told = [event for event in events if event["kind"] not in UNTOLD]
     lanes = [

@@ -56,8 +56,8 @@ def prop(id_: str, name: str, value: Any = None) -> dict[str, Any]:
 
 
 def open_page(client: FlaskClient, pathname: str) -> str:
-    address, search = [prop("url", "pathname", pathname)], [prop("url", "search", "")]
-    answer, _ = call(client, prop("page", "children"), address, search)
+    visit = {"pathname": pathname, "search": "", "dark": False, "narrow": False}
+    answer, _ = call(client, prop("page", "children"), [prop("visit", "data", visit)])
     assert answer.status_code == 200
     return answer.data.decode()
 

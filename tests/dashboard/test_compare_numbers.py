@@ -19,6 +19,7 @@ from lldwatch_dashboard.beside import Comparisons
 from lldwatch_dashboard.choice import MOST, PANELS, Choice
 from lldwatch_dashboard.feed import Snapshot, Summary
 from lldwatch_dashboard.lanes import Alignment, Lane, aligned, lane_of, lines, onset_of, spread
+from lldwatch_dashboard.lines import lines_of
 
 
 def snapshot(name: str, steps: range, *, onset: int | None = None, info: dict[str, Any] | None = None) -> Snapshot:
@@ -27,7 +28,7 @@ def snapshot(name: str, steps: range, *, onset: int | None = None, info: dict[st
     onsets = {} if onset is None else {Stage.DECAY: onset}
     told = Diagnosis(step=steps[-1], stage=stage, onsets=onsets, known=onsets)
     summary = Summary(name=name, info=RunInfo(**({"ended": "2026-01-01"} | (info or {}))), diagnosis=told)
-    return Snapshot(version=hash(name), summary=summary, observations=seen)
+    return Snapshot(version=hash(name), summary=summary, observations=seen, signals=lines_of(seen))
 
 
 def lanes(*snapshots: Snapshot) -> list[Lane]:

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lldwatch import Monitor, RunNotFoundError
@@ -12,6 +13,7 @@ from lldwatch.run import Run
 from lldwatch_dashboard import feed as feed_module
 from lldwatch_dashboard import portions, words
 from lldwatch_dashboard.feed import Feed, Snapshot
+from lldwatch_dashboard.lines import STAGE
 
 WriteRun = Callable[..., Path]
 
@@ -31,7 +33,7 @@ def test_new_steps_are_picked_up_while_the_run_is_written(root: Path) -> None:
         monitor._recorder.flush()
         second = feed.snapshot("a")
         assert steps(second) == [1, 2]
-        assert len(second.verdicts) == 2
+        assert len(second.signals[STAGE]) == 2
         assert second.version != first.version
         assert second.summary.ending is None
     ended = feed.snapshot("a")
@@ -45,7 +47,7 @@ def test_what_has_not_changed_is_not_read_again(
     write_run("a", range(1, 4))
     feed = Feed(root)
     first = feed.snapshot("a")
-    monkeypatch.setattr(Run, "poll", lambda self: pytest.fail("it was read again"))
+    monkeypatch.setattr(Run, "poll_tables", lambda self: pytest.fail("it was read again"))
     assert feed.snapshot("a") is first
 
 
@@ -57,7 +59,7 @@ def test_a_resumed_training_replaces_the_steps_it_repeats(root: Path, write_run:
     after = feed.snapshot("a")
     assert steps(after) == [1, 2, 3, 4, 5, 6]
     assert [seen.entropy for seen in after.observations] == [1.0] * 4 + [2.0] * 2
-    assert len(after.verdicts) == 6
+    assert len(after.signals[STAGE]) == 6
 
 
 def test_a_deleted_run_is_gone_and_another_one_in_its_place_is_read_anew(
@@ -103,7 +105,7 @@ def test_an_error_nobody_thought_of_is_said_too(
     def fail(self: Run) -> None:
         raise KeyError("surprise")
 
-    monkeypatch.setattr(Run, "poll", fail)
+    monkeypatch.setattr(Run, "poll_tables", fail)
     assert Feed(root).snapshot("a").summary.error == "'surprise'"
 
 
@@ -179,15 +181,18 @@ def test_a_long_run_is_shown_at_once_and_judged_in_portions(
     write_run("a", range(1, 24))
     write_run("a", range(20, 31), resume=True)
     whole = Feed(root).snapshot("a")
-    assert (len(whole.verdicts), whole.summary.behind) == (30, False)
+    assert (len(whole.signals[STAGE]), whole.summary.behind) == (30, False)
     monkeypatch.setattr(portions, "PORTION", 8)
+    monkeypatch.setattr(portions, "FIRST", 8)
     monkeypatch.setattr(feed_module, "PAUSE_S", 0.0)
     feed = Feed(root)
     looks = [feed.snapshot("a") for _ in range(6)]
     assert [steps(look) for look in looks] == [list(range(1, 31))] * 6
-    assert [len(look.verdicts) for look in looks[:3]] == [8, 16, 20]  # three of the third portion were replaced
+    assert [len(look.signals[STAGE]) for look in looks[:3]] == [8, 16, 20]  # three of the third portion were replaced
     assert [look.summary.behind for look in looks] == [True, True, True, True, False, False]
     assert words.verdict(looks[0].summary) == "Judged up to step 8 so far."
-    assert looks[-1].verdicts == whole.verdicts
+    for name, series in whole.signals.items():
+        np.testing.assert_array_equal(looks[-1].signals[name].values, series.values)
+        np.testing.assert_array_equal(looks[-1].signals[name].steps, series.steps)
     assert looks[-1].summary.diagnosis == whole.summary.diagnosis
     assert looks[-1] is looks[-2], "nothing is read again"

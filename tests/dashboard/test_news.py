@@ -17,7 +17,6 @@ from plotly.utils import PlotlyJSONEncoder
 
 from lldwatch import Observation
 from lldwatch.detector import CollapseDetector
-from lldwatch.diagnosis import Verdict
 from lldwatch.simulate import simulate
 from lldwatch_dashboard.feed import Snapshot, Summary
 from lldwatch_dashboard.lines import Lines
@@ -25,6 +24,7 @@ from lldwatch_dashboard.news import Drawn, difference, packed, plain
 from lldwatch_dashboard.pages import run as run_page
 from lldwatch_dashboard.run_view import RunView
 from lldwatch_dashboard.series import MAX_POINTS
+from lldwatch_dashboard.shared import Visit
 
 
 def unpacked(value: Any, arrays: list[dict[str, str]]) -> Any:
@@ -108,7 +108,7 @@ def test_equal_arrays_are_sent_once() -> None:
 def test_components_become_what_dash_makes_of_them() -> None:
     aria: Any = {"aria-label": "What", "data-lane": "A"}
     tree = [html.Div([html.P("text", id="x", className="y"), dcc.Link("a", href="/b"), None, "c"], **aria)]
-    pages = [tree, run_page.page("a"), run_page.titles(run_page.Sheet())]
+    pages = [tree, run_page.page("a", None), run_page.titles(run_page.Sheet())]
     assert json.loads(json.dumps(plain(pages))) == json.loads(json.dumps(pages, cls=PlotlyJSONEncoder))
 
 
@@ -117,12 +117,10 @@ def snapshots(rows: list[Observation], ends: Iterator[int]) -> Iterator[Snapshot
     lines, version = Lines(), 0
     for end in ends:
         detector, version = CollapseDetector(), version + 1
-        verdicts: list[Verdict] = [detector.fold(row) for row in rows[:end]]
+        verdicts = [detector.fold(row) for row in rows[:end]]
         summary = Summary(name="a", diagnosis=detector.diagnosis, last=rows[end - 1] if end else None)
         seen = tuple(rows[:end])
-        yield Snapshot(
-            version=version, summary=summary, observations=seen, verdicts=tuple(verdicts), signals=lines.of(seen)
-        )
+        yield Snapshot(version=version, summary=summary, observations=seen, signals=lines.of(seen, verdicts))
 
 
 @pytest.mark.parametrize(
@@ -138,13 +136,13 @@ def test_after_any_ticks_the_page_is_as_if_drawn_whole(scenario: str, ends: list
     rows = [*simulate(scenario, 0, max(ends)).observations]
     lately, shown, page = Drawn(), None, {}
     for snapshot in snapshots(rows, iter(ends)):
-        told = received(run_page._news(lately, snapshot, {}, view, shown, None))
+        told = received(run_page.news_of(lately, snapshot, Visit(view.search), shown))
         shown = told["after"]
         if "content" in told:
             page = unpacked(told["content"], told["arrays"])
         else:
             page = changed(page, told["change"], told["arrays"])
-        whole = received(run_page._news(Drawn(), snapshot, {}, view, None, None))
+        whole = received(run_page.news_of(Drawn(), snapshot, Visit(view.search)))
         assert same(page, unpacked(whole["content"], whole["arrays"]))
     assert "change" in told
 
@@ -153,7 +151,7 @@ def test_a_tick_of_a_long_run_is_small() -> None:
     rows = [*simulate("healthy", 0, 1510).observations]
     lately, shown, sizes = Drawn(), None, []
     for snapshot in snapshots(rows, iter((1500, 1501, 1502, 1503, 1504))):
-        told = run_page._news(lately, snapshot, {}, RunView(), shown, None)
+        told = run_page.news_of(lately, snapshot, Visit(), shown)
         shown = told["after"]
         sizes.append(len(json.dumps(told)))
     assert sizes[0] > 100_000

@@ -491,9 +491,8 @@ def test_the_page_has_an_address_and_a_way_back(client: FlaskClient, root: Path)
     body = {
         "output": "page.children",
         "outputs": {"id": "page", "property": "children"},
-        "inputs": [{"id": "url", "property": "pathname", "value": href("deep/run", "responses")}],
-        "state": [{"id": "url", "property": "search", "value": ""}],
-        "changedPropIds": ["url.pathname"],
+        "inputs": [{"id": "visit", "property": "data", "value": {"pathname": href("deep/run", "responses")}}],
+        "changedPropIds": ["visit.data"],
     }
     page = json.dumps(json.loads(client.post("/_dash-update-component", json=body).data))
     assert f'"href": "{href("deep/run")}"' in page

@@ -17,6 +17,7 @@ from lldwatch_dashboard import why
 from lldwatch_dashboard.downloads import as_csv, file_name
 from lldwatch_dashboard.event_marks import MOST_LABELS, EventMark, escaped, event_marks, lanes
 from lldwatch_dashboard.feed import Snapshot, Summary
+from lldwatch_dashboard.lines import lines_of
 from lldwatch_dashboard.pages.run import death
 from lldwatch_dashboard.panels import ALWAYS, READINGS, left_out, sheet_of
 from lldwatch_dashboard.ruler import PLAIN, ruler_of, stretch
@@ -56,21 +57,26 @@ def test_a_mean_is_held_within_bounds() -> None:
 
 
 def test_rulers_of_updates_and_time() -> None:
-    assert ruler_of(STEPS, "updates").at([0, 1, 40, 20.5]).tolist() == [0, 4, 160, 82]
-    assert ruler_of(STEPS, "time").at([1, 2.5]).tolist() == [1000000010e3, 1000000025e3]
-    assert ruler_of(STEPS, "updates").back(82) == 20.5
-    assert ruler_of(STEPS, "step") is ruler_of([], "time") is ruler_of([Observation(step=1)], "updates") is PLAIN
+    assert ruler_of(lines_of(STEPS), "updates").at([0, 1, 40, 20.5]).tolist() == [0, 4, 160, 82]
+    assert ruler_of(lines_of(STEPS), "time").at([1, 2.5]).tolist() == [1000000010e3, 1000000025e3]
+    assert ruler_of(lines_of(STEPS), "updates").back(82) == 20.5
+    assert (
+        ruler_of(lines_of(STEPS), "step")
+        is ruler_of(lines_of([]), "time")
+        is ruler_of(lines_of([Observation(step=1)]), "updates")
+        is PLAIN
+    )
 
 
 def test_a_clock_that_was_set_back_does_not_turn_the_axis() -> None:
     times = [100.0, 110.0, None, 105.0, 120.0]
-    ruler = ruler_of([Observation(step=step, time=time) for step, time in enumerate(times)], "time")
+    ruler = ruler_of(lines_of([Observation(step=step, time=time) for step, time in enumerate(times)]), "time")
     assert (np.diff(ruler.places) >= 0).all()
-    assert ruler_of([Observation(step=3, time=7.0)], "time").place(3) == 7000
+    assert ruler_of(lines_of([Observation(step=3, time=7.0)]), "time").place(3) == 7000
 
 
 def test_what_plotly_says_of_a_zoom_becomes_steps() -> None:
-    time = ruler_of(STEPS, "time")
+    time = ruler_of(lines_of(STEPS), "time")
     assert stretch({"xaxis.range[0]": 3.004, "xaxis.range[1]": 9}, PLAIN) == (3.0, 9.0)
     assert stretch({"xaxis.range": [9, 3]}, PLAIN) == (3.0, 9.0)
     dates = ["2001-09-09 01:47:10", "2001-09-09 01:48:20.5000"]
@@ -165,7 +171,7 @@ EVENTS: list[dict[str, Any]] = [
 
 def test_events_onsets_and_the_warning_are_marks() -> None:
     ill = Diagnosis(step=40, stage=Stage.DECAY, onsets={Stage.DECAY: 5}, known={Stage.DECAY: 7}, first_warning=7)
-    marks = event_marks(ill, STEPS, EVENTS)
+    marks = event_marks(ill, lines_of(STEPS), EVENTS)
     assert [(mark.step, mark.label) for mark in marks] == [
         (1, "import"),
         (5, "decay began, 5"),
@@ -179,12 +185,15 @@ def test_events_onsets_and_the_warning_are_marks() -> None:
     dotted = [shape.x0 for shape in figure.layout.shapes if shape.line.dash == "dot"]
     assert dotted == [5]
     assert "from &lt;b>a log" in trace(figure, "events").text[0]
-    assert event_marks(ill, [], EVENTS) == []
+    assert event_marks(ill, lines_of([]), EVENTS) == []
 
 
 def test_llds_without_events_is_read_off_its_coefficient() -> None:
     steps = [Observation(step=step, llds_coefficient=float(10 <= step < 20)) for step in range(1, 41)]
-    assert [(m.step, m.label) for m in event_marks(Diagnosis(), steps, [])] == [(10, "LLDS on"), (20, "LLDS off")]
+    assert [(m.step, m.label) for m in event_marks(Diagnosis(), lines_of(steps), [])] == [
+        (10, "LLDS on"),
+        (20, "LLDS off"),
+    ]
 
 
 def test_labels_are_few_and_do_not_lie_on_each_other() -> None:
@@ -215,7 +224,7 @@ def test_the_stretch_around_a_death() -> None:
 
     def snapshot(info: RunInfo, diagnosis: Diagnosis) -> Snapshot:
         summary = Summary(name="a", info=info, diagnosis=diagnosis)
-        return Snapshot(version=1, summary=summary, observations=observations)
+        return Snapshot(version=1, summary=summary, observations=observations, signals=lines_of(observations))
 
     assert death(snapshot(ended, dead)) == (70, 190)
     assert death(snapshot(RunInfo(), dead)) is None, "it is being written"

@@ -313,9 +313,8 @@ def test_the_command_passes_on_who_may_ask(root: Path, monkeypatch: pytest.Monke
 OPEN_LIST: dict[str, Any] = {
     "output": "page.children",
     "outputs": prop("page", "children"),
-    "inputs": [prop("url", "pathname", "/")],
-    "state": [prop("url", "search", "")],
-    "changedPropIds": ["url.pathname"],
+    "inputs": [prop("visit", "data", {"pathname": "/"})],
+    "changedPropIds": ["visit.data"],
 }
 NAMES = [
     "..",

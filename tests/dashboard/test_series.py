@@ -7,10 +7,10 @@ import pytest
 
 from lldwatch import SIGNALS, Observation, Stage
 from lldwatch.diagnosis import Verdict
-from lldwatch.series import Band, Series, bands, measured, thin
+from lldwatch.series import Band, Series, bands, measured, stages_of, thin
 from lldwatch_dashboard.lines import HIGH, LOW, NOISE, Lines, lines_of
 from lldwatch_dashboard.panels import READINGS
-from lldwatch_dashboard.series import MAX_POINTS, Mark, edge_marks, finite_pair, noise_floor, running_mean
+from lldwatch_dashboard.series import MAX_POINTS, Mark, edge_marks, running_mean
 
 NAN, INF = math.nan, math.inf
 
@@ -79,26 +79,25 @@ def test_marks_have_a_place_even_where_nothing_can_be_drawn() -> None:
 def test_bands_follow_the_stage_of_each_step() -> None:
     stages = {1: 0, 2: 0, 3: 1, 4: 1, 7: 2, 8: 0, 9: 3}
     verdicts = [Verdict(step, Stage(stage), None, None) for step, stage in stages.items()]
-    assert bands(verdicts) == [
+    assert bands(stages_of(verdicts)) == [
         Band(Stage.STAGNATION, 2.5, 6.5),
         Band(Stage.DECAY, 6.5, 7.5),
         Band(Stage.COLLAPSE, 8.5, 9.5),
     ]
-    assert bands([]) == []
+    assert bands(stages_of([])) == []
 
 
 def test_the_noise_floor_is_the_largest_so_far() -> None:
     floors = [0.001, None, 0.003, 0.002]
     lines = lines_of([Observation(step=step, noise_floor=floor) for step, floor in enumerate(floors)])
-    seen = noise_floor(lines[NOISE])
-    np.testing.assert_allclose(seen.values, [0.001, 0.003, 0.003])
+    np.testing.assert_allclose(lines[NOISE].values, [0.001, 0.003, 0.003])
 
 
 def test_the_error_band_has_no_point_where_either_number_is_missing() -> None:
     rows = [(-0.02, 0.002), (NAN, 0.002), (-0.03, None), (None, 0.002), (0.01, 0.001)]
     seen = [Observation(step=i, cross_update_change=c, cross_update_error=e) for i, (c, e) in enumerate(rows)]
     lines = lines_of(seen)
-    lower, upper = finite_pair(lines[LOW], lines[HIGH])
+    lower, upper = lines[LOW], lines[HIGH]
     assert lower.steps.tolist() == upper.steps.tolist() == [0, 4]
     np.testing.assert_allclose(lower.values, [-0.022, 0.009], rtol=1e-5)
     np.testing.assert_allclose(upper.values, [-0.018, 0.011], rtol=1e-5)

@@ -135,9 +135,9 @@ def _snapshot(feed: Feed, name: str) -> Snapshot:
         return Snapshot(version=0, summary=Summary(name=name, error="there is no such run, or not any more"))
 
 
-def register(app: Dash, feed: Feed) -> None:
+def register(app: Dash, feed: Feed, lately: Drawn) -> None:
     """Keep the page up to date."""
-    comparisons, lately = Comparisons(), Drawn()
+    comparisons = Comparisons()
 
     def show(pulse: dict[str, Any] | None, search: str | None, shown: Marks | None) -> Content:
         choice = Choice.of(search)

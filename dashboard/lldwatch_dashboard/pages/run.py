@@ -11,17 +11,19 @@ from dash.exceptions import PreventUpdate
 
 from lldwatch.diagnosis import Stage
 from lldwatch.errors import RunNotFoundError
+from lldwatch.postmortem import spans_of
 from lldwatch_dashboard import downloads, news, why, words
 from lldwatch_dashboard.event_marks import event_marks
 from lldwatch_dashboard.feed import Feed, Snapshot, Summary
 from lldwatch_dashboard.figures import drawn, empty_figure
+from lldwatch_dashboard.lines import STEP
 from lldwatch_dashboard.news import Content, Drawn, Marks
 from lldwatch_dashboard.panels import Sheet
 from lldwatch_dashboard.ruler import Ruler, ruler_of, stretch
 from lldwatch_dashboard.run_controls import FILES, absent, glossary, key, titles, tools, ways
 from lldwatch_dashboard.run_view import RunView
 from lldwatch_dashboard.series import WINDOW, Span
-from lldwatch_dashboard.shared import Component, attributes, bind, chart_config, clock, href
+from lldwatch_dashboard.shared import Component, Visit, attributes, bind, chart_config, clock, href
 
 PLACES = ["run-figure.figure", "run-figure.style"]
 PLACES += [f"{part}.children" for part in ("findings", "about", "run-titles", "run-absent", "run-key", "run-ways")]
@@ -30,8 +32,15 @@ PLACES += [f"{part}.children" for part in ("findings", "about", "run-titles", "r
 _UNWANTED = ["lasso2d", "select2d", "toImage"]  # the picture of the button beside the panels has their titles
 
 
-def page(name: str) -> Component:
-    """The page of one run; `header`, `figures.run_figure` and `why` fill it."""
+def page(name: str, first: Content | None) -> Component:
+    """The page of one run; `register` keeps it filled.
+
+    Args:
+        name: of the run.
+        first: what it shows at once, see `news_of`; None: the run is still being read.
+    """
+    # what it is about to show counts as shown: the first tick does not bring it again
+    told, shown = (None, None) if first is None else (first | {"before": first["after"]}, first["after"])
     column = html.Aside([html.Div(id="findings"), html.Div(id="about")], id="why", **attributes(aria_label="Why"))
     head = [
         html.Div([html.H1(name), html.Span(id="stage-badge")], className="name"),
@@ -43,7 +52,7 @@ def page(name: str) -> Component:
     left_out = html.P(id="run-absent", className="muted absent")
     return html.Div(
         [
-            *clock("run"),
+            *clock("run", told, shown),
             dcc.Location(id="run-url", refresh=False),
             dcc.Download(id="run-download"),
             dcc.Store(id="run-name", data=name),
@@ -96,7 +105,7 @@ def header(summary: Summary, now: float) -> dict[str, Component]:
     }
 
 
-def register(app: Dash, feed: Feed) -> None:
+def register(app: Dash, feed: Feed, lately: Drawn) -> None:
     """Keep the page up to date."""
 
     def show_header(_: Any, name: str) -> dict[str, Any]:
@@ -106,17 +115,15 @@ def register(app: Dash, feed: Feed) -> None:
             summary = Summary(name=name, error="it was there a moment ago, and is gone now")
         return header(summary, time.time())
 
-    lately = Drawn()
-
     def show_run(pulse: dict[str, Any] | None, search: str | None, name: str, shown: Any, zoom: Any) -> Any:
         try:
-            return _news(lately, feed.snapshot(name), pulse or {}, RunView.of(search), shown, zoom)
+            return news_of(lately, feed.snapshot(name), Visit.of({**(pulse or {}), "search": search}), shown, zoom)
         except RunNotFoundError:
             raise PreventUpdate from None
 
     def steer(zoom: dict[str, Any] | None, search: str | None, name: str) -> str:
         view, snapshot = RunView.of(search), feed.snapshot(name)
-        span = stretch(zoom, ruler_of(snapshot.observations, view.along))
+        span = stretch(zoom, ruler_of(snapshot.signals, view.along))
         if span is None and not (zoom or {}).get("xaxis.autorange"):
             raise PreventUpdate
         if span is None and death(snapshot):
@@ -178,21 +185,33 @@ def death(snapshot: Snapshot) -> Span | None:
     return max(first, onset - margin), min(last, known + margin)
 
 
-def _news(
-    lately: Drawn, snapshot: Snapshot, pulse: dict[str, Any], view: RunView, shown: Marks | None, zoom: Any
+def news_of(
+    lately: Drawn, snapshot: Snapshot, visit: Visit, shown: Marks | None = None, zoom: dict[str, Any] | None = None
 ) -> Content:
-    """What the page lacks."""
+    """What the page lacks.
+
+    Args:
+        lately: what was drawn of this run and others.
+        snapshot: of the run.
+        visit: how the page is looked at.
+        shown: marks of what it shows; None: nothing yet.
+        zoom: what the reader last did to the x axis, as plotly tells it.
+
+    Raises:
+        PreventUpdate: nothing.
+    """
+    view = RunView.of(visit.search)
     was = RunView.of(shown[3]) if shown else RunView()
     before: Span | None = tuple(shown[4]) if shown and shown[4] else None
     span = view.between
     if view.span is None:  # once a page is open, the end of the run moves nothing
         span = before if shown and was == view else death(snapshot)
-    look = [bool(pulse.get("dark")), bool(pulse.get("narrow"))]
+    look = [visit.dark, visit.narrow]
     marks = [snapshot.summary.name, snapshot.version, look, view.search, span and list(span)]
     if marks == shown:
         raise PreventUpdate
     told = lately.news(shown, marks, lambda: _content(snapshot, view, span, look))
-    ruler = ruler_of(snapshot.observations, view.along)
+    ruler = ruler_of(snapshot.signals, view.along)
     unmoved = span == before or (span is not None and span == stretch(zoom, ruler))
     if was.along != view.along or not unmoved:
         told["moves"] = {"run-figure.figure": {"layout": {"xaxis": _moved(view, span, ruler)}}}
@@ -208,21 +227,20 @@ def _moved(view: RunView, span: Span | None, ruler: Ruler) -> dict[str, Any]:
 def _content(snapshot: Snapshot, view: RunView, span: Span | None, look: list[bool]) -> Content:
     """All that stands in `PLACES`. The figure has no ranges of the x axis: they are the reader's."""
     summary = snapshot.summary
-    events = event_marks(summary.diagnosis, snapshot.observations, snapshot.events)
+    signals = snapshot.signals
     figure, sheet = drawn(
-        snapshot.observations,
-        snapshot.verdicts,
-        events,
-        signals=snapshot.signals,
+        signals,
+        event_marks(summary.diagnosis, signals, snapshot.events),
         view=replace(view, span=span),
         revision=summary.name,
         dark=look[0],
         narrow=look[1],
     )
+    acting = spans_of(signals[STEP].steps, signals["llds_coefficient"])
     parts = [
         figure,
         {"height": f"{sheet.height}px"},
-        why.findings(summary.diagnosis, snapshot.observations, snapshot.events),
+        why.findings(summary.diagnosis, snapshot.observations, snapshot.events, acting),
         why.about(summary),
         titles(sheet),
         absent(sheet) if snapshot.observations else "",
