@@ -77,14 +77,14 @@ class Drawn:
 
 
 def show(app: Dash, page: str, places: list[str]) -> None:
-    """Let the page's store `PAGE-news` fill its places, and `PAGE-shown` with the marks of what they show.
+    """Let the page's stores `PAGE-first` and `PAGE-news` fill its places, and `PAGE-shown` say what they show.
 
     Args:
         app: to register it with.
         page: the first part of the names.
         places: keys of its content.
     """
-    names = [tuple(place.split(".")) for place in [*places, f"{page}-shown.data"]]
+    names = [tuple(place.split(".")) for place in [*places, f"{page}-shown.data", f"{page}-first.data"]]
     app.clientside_callback(  # type: ignore[no-untyped-call]  # dash's is untyped
         ClientsideFunction("lldwatch_news", "show"),
         *[Output(element, what) for element, what in names],

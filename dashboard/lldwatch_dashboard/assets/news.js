@@ -79,26 +79,29 @@
     return content;
   }
 
+  function laid(news, states) {
+    const arrays = news.arrays.map(numbers);
+    const content = news.change ? parts_of(news, arrays, states) : all_of(news, arrays, states);
+    for (const [place, change] of Object.entries(news.moves || {})) {
+      content[place] = changed(content[place] || states[place], change, arrays);
+    }
+    return content;
+  }
+
   window.dash_clientside = Object.assign({}, window.dash_clientside, {
     lldwatch_news: {
       show: function (news) {
         const { outputs_list, states } = window.dash_clientside.callback_context;
-        const shown = outputs_list[outputs_list.length - 1];
+        const places = outputs_list.map((output) => output.id + "." + output.property);
+        const [shown, first] = places.slice(-2);
         const same = (one, other) => JSON.stringify(one || null) === JSON.stringify(other || null);
+        // what came with the page counts as shown from the beginning; it is laid into it once
+        const content = states[first] ? Object.assign(laid(states[first], states), { [first]: null }) : {};
         // news of what is not shown any more came too late; the next tick asks again
-        if (!news || !same(news.before, states[shown.id + "." + shown.property])) {
-          return outputs_list.map(() => window.dash_clientside.no_update);
+        if (news && same(news.before, states[shown])) {
+          Object.assign(content, laid(news, Object.assign({}, states, content)), { [shown]: news.after });
         }
-        const arrays = news.arrays.map(numbers);
-        const content = news.change ? parts_of(news, arrays, states) : all_of(news, arrays, states);
-        for (const [place, change] of Object.entries(news.moves || {})) {
-          content[place] = changed(content[place] || states[place], change, arrays);
-        }
-        content[shown.id + "." + shown.property] = news.after;
-        return outputs_list.map((output) => {
-          const place = output.id + "." + output.property;
-          return place in content ? content[place] : window.dash_clientside.no_update;
-        });
+        return places.map((place) => (place in content ? content[place] : window.dash_clientside.no_update));
       },
     },
   });

@@ -11,6 +11,7 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
     pulse: function (tick) {
       const badge = document.getElementById("stage-badge");
       document.title = badge ? badge.textContent + " · lldwatch" : "lldwatch";
+      window.dash_clientside.lldwatch_run.listen();
       if (document.hidden && tick) {
         return window.dash_clientside.no_update;
       }

@@ -1,6 +1,14 @@
 // A run's panels as a picture: their titles, which stand behind the figure in the page, are written into it. And what
-// the reader does to their x axis; that the figure was fitted into the page would follow, and hide it.
+// the reader does to their x axis.
 (function () {
+  // dash tells of the last change alone: in a busy browser what follows a zoom would hide it
+  let heard = null;
+  let moved = null;
+
+  function of_x_axis(relayout) {
+    return Object.keys(relayout || {}).some((key) => key.startsWith("xaxis.")) ? relayout : null;
+  }
+
   function with_titles(plot) {
     const style = getComputedStyle(document.body);
     const whole = plot._fullLayout._size;
@@ -24,9 +32,18 @@
 
   window.dash_clientside = Object.assign({}, window.dash_clientside, {
     lldwatch_run: {
+      listen: function () {
+        const plot = document.querySelector("#run-figure .js-plotly-plot");
+        if (plot && plot.on && plot !== heard) {
+          heard = plot;
+          moved = null;
+          plot.on("plotly_relayout", (relayout) => (moved = of_x_axis(relayout) || moved));
+        }
+      },
       zoom: function (relayout) {
-        const moved = Object.keys(relayout || {}).some((key) => key.startsWith("xaxis."));
-        return moved ? relayout : window.dash_clientside.no_update;
+        const told = moved || of_x_axis(relayout);
+        moved = null;
+        return told || window.dash_clientside.no_update;
       },
       png: function (clicks) {
         const plot = document.querySelector("#run-figure .js-plotly-plot");

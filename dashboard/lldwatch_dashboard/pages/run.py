@@ -39,8 +39,6 @@ def page(name: str, first: Content | None) -> Component:
         name: of the run.
         first: what it shows at once, see `news_of`; None: the run is still being read.
     """
-    # what it is about to show counts as shown: the first tick does not bring it again
-    told, shown = (None, None) if first is None else (first | {"before": first["after"]}, first["after"])
     column = html.Aside([html.Div(id="findings"), html.Div(id="about")], id="why", **attributes(aria_label="Why"))
     head = [
         html.Div([html.H1(name), html.Span(id="stage-badge")], className="name"),
@@ -52,7 +50,7 @@ def page(name: str, first: Content | None) -> Component:
     left_out = html.P(id="run-absent", className="muted absent")
     return html.Div(
         [
-            *clock("run", told, shown),
+            *clock("run", first),
             dcc.Location(id="run-url", refresh=False),
             dcc.Download(id="run-download"),
             dcc.Store(id="run-name", data=name),
