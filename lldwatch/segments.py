@@ -195,7 +195,8 @@ def read_segment(segment: Segment, folder: Path) -> pa.Table:
     # the part is looked for after the live segment: sealing renames the part into place before it removes the segment
     if live is None or segment.part(folder).exists():
         with open_part(segment.part(folder)) as file:
-            return conform(file.read(), schema)
+            # threads cost more than they bring where there is little to read
+            return conform(file.read(use_threads=file.metadata.num_rows > 100_000), schema)
     return conform(_live_table(live, schema), schema)
 
 

@@ -28,9 +28,13 @@ from lldwatch_dashboard.shared import shell
 
 BUNDLE = Path(__file__).parent / "assets" / "plotly-cartesian.min.js"
 """The part of plotly.js that is used, if it was fetched."""
+REGENERATOR = BUNDLE.with_name("regenerator.js")
+"""The part of the polyfills, as well."""
 WORTH_IT = 1000
 """Bytes from which on an answer is compressed."""
-_GRID = re.compile(r'<script src="[^"]*/dash_ag_grid/[^"]*"></script>')
+_TABLES = re.compile(r'<script src="[^"]*/(?:dash_ag_grid|dash_table)/[^"]*"></script>')
+_POLYFILLS = re.compile(r'<script src="[^"]*/deps/polyfill@[^"]*"></script>')
+"""Dash puts these scripts into every page, and holds up each by 0.3 s."""
 _PLOTLY = "/_dash-component-suites/plotly/package_data/plotly.min.js"
 """Where a page asks for plotly.js, once it has something to draw."""
 
@@ -159,11 +163,14 @@ def serve(
 
 
 class _Page(Dash):
-    """The page around everything: what only some need is left out of it, for assets/visit.js fetches it where it is."""
+    """The page around everything."""
 
     def interpolate_index(self, scripts: str = "", **parts: Any) -> str:  # type: ignore[override]  # by name
-        """The scripts but for the grid, whose 1.3 MB would hold up every page."""
-        return str(super().interpolate_index(scripts=_GRID.sub("", scripts), **parts))  # type: ignore[no-untyped-call]
+        """The scripts that every page needs: assets/visit.js fetches the grid where it is used."""
+        scripts = _TABLES.sub("", scripts)
+        if REGENERATOR.exists():  # the only one of the polyfills that dash's own scripts call
+            scripts = _POLYFILLS.sub("", scripts)
+        return str(super().interpolate_index(scripts=scripts, **parts))  # type: ignore[no-untyped-call]
 
 
 class _Quiet(WSGIRequestHandler):

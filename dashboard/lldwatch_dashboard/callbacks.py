@@ -50,10 +50,11 @@ def register(app: Dash, feed: Feed) -> None:
         return run.page(name, None if reading.is_alive() else run.news_of(lately, feed.snapshot(name), visit))
 
     def read_ahead() -> None:
-        """A run is read while the browser still starts the scripts of its page."""
+        """A run is read and drawn while the browser still starts the scripts of its page."""
         page, name = address(request.path)
         if page == "run" and request.method == "GET":
-            feed.read_ahead(name)
+            visit = Visit(request.query_string.decode(errors="replace"))
+            feed.read_ahead(name, lambda snapshot: run.news_of(lately, snapshot, visit))
 
     app.server.before_request(read_ahead)
     app.clientside_callback(  # type: ignore[no-untyped-call]  # dash's is untyped

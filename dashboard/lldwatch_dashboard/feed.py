@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -114,12 +114,17 @@ class Feed:
                 self._scan_took_s = self._scanned_at - began
             return list(self._names)
 
-    def read_ahead(self, name: str) -> threading.Thread:
-        """Begin to read a run that will be asked for in a moment; the thread ends when that is done."""
+    def read_ahead(self, name: str, then: Callable[[Snapshot], object] = id) -> threading.Thread:
+        """Begin to read a run that will be asked for in a moment; the thread ends when that is done.
+
+        Args:
+            name: of the run; if there is none, nothing happens.
+            then: what else will be asked for.
+        """
 
         def read() -> None:
             with contextlib.suppress(RunNotFoundError):
-                self.snapshot(name)
+                then(self.snapshot(name))
 
         thread = threading.Thread(target=read, name="lldwatch-ahead", daemon=True)
         thread.start()

@@ -21,7 +21,7 @@ from lldwatch.schema import Observation, arrow_schema, observations_of
 
 PORTION = 5000
 """Steps that are judged between two looks at the page: half a second's."""
-FIRST = 500
+FIRST = 100
 """Steps of a longer run that are judged before it is shown at all."""
 
 

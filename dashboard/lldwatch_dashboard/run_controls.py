@@ -114,9 +114,16 @@ def key(smooth: int) -> list[Component]:
 
 
 def glossary() -> Component:
+    """What each plot shows; `terms` fills it when somebody opens it, for so many words hold up the page."""
+    return html.Details(
+        [html.Summary("How to read these plots"), html.Dl(id="run-terms")], className="glossary", id="run-glossary"
+    )
+
+
+def terms() -> list[Component]:
     """What each plot shows, what it does in a healthy run, and where that is known from."""
-    terms: list[Component] = []
+    told: list[Component] = []
     for signal in (READINGS[name] for panel in PANELS for name in panel.signals):
-        terms.append(html.Dt(signal.title))
-        terms.append(html.Dd([f"{signal.meaning} ", html.B("Healthy: "), f"{signal.healthy} ({signal.reference})"]))
-    return html.Details([html.Summary("How to read these plots"), html.Dl(terms)], className="glossary")
+        told.append(html.Dt(signal.title))
+        told.append(html.Dd([f"{signal.meaning} ", html.B("Healthy: "), f"{signal.healthy} ({signal.reference})"]))
+    return told

@@ -3,7 +3,11 @@
   const TYPES = { i4: Int32Array, f4: Float32Array, f8: Float64Array };
 
   function numbers(packed) {
-    const bytes = Uint8Array.from(atob(packed.bdata), (letter) => letter.charCodeAt(0));
+    const letters = atob(packed.bdata);
+    const bytes = new Uint8Array(letters.length);
+    for (let place = 0; place < letters.length; place++) {
+      bytes[place] = letters.charCodeAt(place);
+    }
     return new TYPES[packed.dtype](bytes.buffer);
   }
 

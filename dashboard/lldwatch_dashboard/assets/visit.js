@@ -3,6 +3,7 @@
 (function () {
   const SUITES = "/_dash-component-suites/";
   const PLOTLY = SUITES + "plotly/package_data/plotly.min.js";
+  const GRAPH = SUITES + "dash/dcc/async-graph.js";
   const GRID = SUITES + "dash_ag_grid/dash_ag_grid.min.js";
   const fetched = {};
 
@@ -27,6 +28,7 @@
       const plotly = load(PLOTLY);
       window.Plotly = plotly;
       plotly.catch(() => (window.Plotly = undefined));
+      load(GRAPH).catch(() => undefined); // dash would fetch it itself
     }
     return page === "responses" ? [load(GRID)] : [];
   }

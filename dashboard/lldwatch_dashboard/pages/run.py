@@ -20,7 +20,7 @@ from lldwatch_dashboard.lines import STEP
 from lldwatch_dashboard.news import Content, Drawn, Marks
 from lldwatch_dashboard.panels import Sheet
 from lldwatch_dashboard.ruler import Ruler, ruler_of, stretch
-from lldwatch_dashboard.run_controls import FILES, absent, glossary, key, titles, tools, ways
+from lldwatch_dashboard.run_controls import FILES, absent, glossary, key, terms, titles, tools, ways
 from lldwatch_dashboard.run_view import RunView
 from lldwatch_dashboard.series import WINDOW, Span
 from lldwatch_dashboard.shared import Component, Visit, attributes, bind, chart_config, clock, href
@@ -156,6 +156,8 @@ def _connect(app: Dash, show_header: Any, show_run: Any, steer: Any, download: A
     zoom, search = Input("run-zoom", "data"), State("run-url", "search")
     app.callback(Output("run-url", "search"), zoom, search, name, prevent_initial_call=True)(steer)
     bind(app, "run-smooth", "run", "smooth", initially=True)
+    opened = Input("run-glossary", "n_clicks")
+    app.callback(Output("run-terms", "children"), opened, prevent_initial_call=True)(lambda _: terms())
     buttons = [Input(f"run-{kind}", "n_clicks") for kind in FILES]
     app.callback(Output("run-download", "data"), *buttons, name, seen[0], prevent_initial_call=True)(download)
     for namespace, function, output, trigger in (
