@@ -24,6 +24,7 @@ import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -78,6 +79,7 @@ def list_segments(folder: Path) -> tuple[list[Segment], list[str]]:
     return sorted(segments), sorted(foreign)
 
 
+@lru_cache(16384)
 def segment_of(name: str) -> Segment | None:
     """The segment that a file belongs to, by its name or path; None if it is not a segment's."""
     match = _NAME.fullmatch(name.rpartition("/")[2])

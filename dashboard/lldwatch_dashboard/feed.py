@@ -25,7 +25,7 @@ from lldwatch.errors import LldwatchError, RunNotFoundError
 from lldwatch.follow import Follower
 from lldwatch.postmortem import events_of
 from lldwatch.run import Run, is_run, list_runs
-from lldwatch.schema import Observation, RunInfo
+from lldwatch.schema import Event, Observation, RunInfo
 from lldwatch.series import Series
 from lldwatch_dashboard.lines import Lines
 from lldwatch_dashboard.portions import Portions, Steps
@@ -174,12 +174,13 @@ class _Tail:
         self._read_at = 0.0
         self._snapshot: Snapshot | None = None
         self._lines = Lines()
+        self._events: tuple[object, tuple[Mapping[str, Any], ...]] = (None, ())
 
     def update(self) -> Snapshot:
         """Read what is new."""
         with self._lock:
             # taken before the reading: what is written meanwhile changes it, and is read at the next call
-            print_ = _fingerprint(self._path)
+            print_ = _prints(self._path), _prints(self._path / Observation.TABLE)
             behind = self._snapshot is not None and self._snapshot.summary.behind
             go_on = behind and time.monotonic() - self._read_at >= PAUSE_S
             if self._snapshot is None or print_ != self._seen or go_on:
@@ -191,7 +192,7 @@ class _Tail:
     def _read(self) -> Snapshot:
         try:
             follower, run = self._follow()
-            observations = Steps(follower.observations, run.waiting)
+            observations, events = Steps(follower.observations, run.waiting), self._told(run)
             if run.went_back:
                 self._lines = Lines()
             summary = Summary(
@@ -200,7 +201,7 @@ class _Tail:
                 last=observations[-1] if observations else None,
                 diagnosis=follower.diagnosis,
                 pace=_pace(observations[-20:]),
-                ending=_ending(run) if run.ended else None,
+                ending=_ending(events) if run.ended else None,
                 problems=tuple(run.problems),
                 behind=run.waiting is not None,
             )
@@ -208,7 +209,7 @@ class _Tail:
                 version=next(_versions),
                 summary=summary,
                 observations=observations,
-                events=tuple(events_of(run)),
+                events=events,
                 signals=self._lines.of(observations, follower.verdicts),
             )
         except Exception as error:  # whatever is wrong with one run, the others must still be shown
@@ -217,6 +218,13 @@ class _Tail:
             self._following = None
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             return Snapshot(version=next(_versions), summary=Summary(name=self._name, error=reason))
+
+    def _told(self, run: Run) -> tuple[Mapping[str, Any], ...]:
+        """The events; they are read when there is another one."""
+        print_ = _prints(self._path / Event.TABLE)
+        if print_ != self._events[0]:
+            self._events = print_, tuple(events_of(run))
+        return self._events[1]
 
     def _follow(self) -> tuple[Follower, Portions]:
         """The follower with all steps; a new one if another run has taken the place of the one it followed."""
@@ -239,18 +247,14 @@ def _inode(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _fingerprint(path: Path) -> object:
-    """Changes whenever run.json or the steps do; the change time moves with permissions too."""
-    marks: list[tuple[str, object]] = []
-    for folder in (path, path / Observation.TABLE):
-        try:
-            with os.scandir(folder) as entries:
-                files = [(entry.name, entry.stat()) for entry in entries if not entry.is_dir()]
-        except OSError as error:
-            marks.append((str(folder), error.errno))
-            continue
-        marks.extend((name, (status.st_ino, status.st_size, status.st_ctime_ns)) for name, status in sorted(files))
-    return marks
+def _prints(folder: Path) -> object:
+    """Changes whenever a file of a folder does; the change time moves with permissions too."""
+    try:
+        with os.scandir(folder) as entries:
+            files = [(entry.name, entry.stat()) for entry in entries if not entry.is_dir()]
+    except OSError as error:
+        return error.errno
+    return sorted((name, status.st_ino, status.st_size, status.st_ctime_ns) for name, status in files)
 
 
 def _pace(observations: Sequence[Observation]) -> float | None:
@@ -258,7 +262,7 @@ def _pace(observations: Sequence[Observation]) -> float | None:
     return median(after - before for before, after in itertools.pairwise(times)) if len(times) > 1 else None
 
 
-def _ending(run: Run) -> str | None:
+def _ending(events: Sequence[Mapping[str, Any]]) -> str | None:
     """What the last `finish` event says."""
-    details = [event["detail"] for event in run.events().to_pylist() if event["kind"] == "finish"]
+    details = [event["detail"] for event in events if event["kind"] == "finish"]
     return details[-1] if details else None

@@ -222,10 +222,10 @@ def _layout(canvas: Canvas, revision: str) -> dict[str, Any]:
     layout["xaxis"] |= {"showspikes": True, "spikemode": "across", "spikesnap": "hovered data", "spikethickness": 1}
     over = "%{x|%Y-%m-%d %H:%M:%S}" if along == "time" else f"{along} %{{x}}"
     layout["xaxis"] |= {"spikecolor": palette.muted, "spikedash": "dot", "unifiedhovertitle": {"text": over}}
-    for row, panel in enumerate(sheet.panels):
+    for row, (panel, domain) in enumerate(zip(sheet.panels, sheet.domains(), strict=True)):
         scale = {"type": "log"} if panel.log else {"type": "linear", "nticks": 5 if panel.height > 60 else 3}
         name = axis(row).replace("y", "yaxis")
-        layout[name] = {**line, **scale, "domain": [*sheet.domain(row)], "anchor": "x", "zeroline": False}
+        layout[name] = {**line, **scale, "domain": [*domain], "anchor": "x", "zeroline": False}
     return layout
 
 
@@ -259,5 +259,5 @@ def _not_recorded(row: int, canvas: Canvas, *, started: bool) -> dict[str, Any]:
     needed = sorted({column for name in panel.signals for column in READINGS[name].requires})
     lacking = panel.absent or f"not recorded: needs {' or '.join(needed)}"
     text = lacking if started else "waiting for the first step"
-    place = {"xref": "paper", "x": 0.5, "yref": "paper", "y": sum(canvas.sheet.domain(row)) / 2}
+    place = {"xref": "paper", "x": 0.5, "yref": "paper", "y": sum(canvas.sheet.domains()[row]) / 2}
     return {"text": text, "showarrow": False, "font": {"size": 12, "color": canvas.palette.muted}, **place}

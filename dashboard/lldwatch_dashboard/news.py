@@ -97,27 +97,38 @@ def plain(value: Any) -> Any:
     """Dash's components and tuples in JSON's types; arrays stay."""
     if isinstance(value, str | int | float | None | np.ndarray):
         return value
-    if isinstance(value, Component):  # its to_plotly_json asks for each of a hundred properties
-        kept = {name: plain(each) for name, each in vars(value).items() if name in value._prop_names or "-" in name}
-        return {"props": kept, "type": value._type, "namespace": value._namespace}
+    if isinstance(value, Component):
+        return _plain_component(value)
     if isinstance(value, dict):
         return {key: plain(each) for key, each in value.items()}
     return [plain(each) for each in value]
 
 
+def _plain_component(component: Component) -> Any:
+    """Translated once, however often it is shown; its own to_plotly_json asks for each of a hundred properties."""
+    known = vars(component).get("_plain")
+    if known is None:
+        names = component._prop_names
+        kept = {name: plain(each) for name, each in vars(component).items() if name in names or "-" in name}
+        known = {"props": kept, "type": component._type, "namespace": component._namespace}
+        vars(component)["_plain"] = known
+    return known
+
+
 def difference(before: Any, after: Any) -> Any:
     """The change that makes one of the other; None if they are equal."""
-    if isinstance(before, dict | list) and _equal(before, after):
+    kind = type(after)
+    if before is after:
         return None
-    if isinstance(before, dict) and isinstance(after, dict):
-        return _of_dicts(before, after)
-    if isinstance(before, list) and isinstance(after, list):
-        return _of_lists(before, after)
-    if isinstance(before, np.ndarray) and isinstance(after, np.ndarray) and before.dtype == after.dtype:
-        return _of_arrays(before, after)
-    if isinstance(before, np.ndarray) or isinstance(after, np.ndarray):
+    if kind is not type(before):
         return [after]
-    return None if type(before) is type(after) and before == after else [after]
+    if kind is np.ndarray:
+        return _of_arrays(before, after) if before.dtype == after.dtype else [after]
+    if _equal(before, after):
+        return None
+    if kind is dict:
+        return _of_dicts(before, after)
+    return _of_lists(before, after) if kind is list else [after]
 
 
 def _equal(before: Any, after: Any) -> bool:
@@ -131,8 +142,9 @@ def _equal(before: Any, after: Any) -> bool:
 def _of_dicts(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any] | None:
     found: dict[str, Any] = {key: [] for key in before if key not in after}
     for key, value in after.items():
-        change = difference(before[key], value) if key in before else [value]
-        if change is not None:
+        if key not in before:
+            found[key] = [value]
+        elif before[key] is not value and (change := difference(before[key], value)) is not None:
             found[key] = change
     return found or None
 

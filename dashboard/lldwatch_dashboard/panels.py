@@ -103,10 +103,12 @@ class Sheet:
         heights = [panel.height + TITLE_HEIGHT for panel in self.panels]
         return [self.top + sum(heights[:index]) for index in range(len(heights))]
 
-    def domain(self, row: int) -> tuple[float, float]:
-        """The share of the plot's height that a panel takes, from the bottom."""
-        top = self.tops()[row] - self.top + TITLE_HEIGHT
-        return 1 - (top + self.panels[row].height) / self.plot_height, 1 - top / self.plot_height
+    def domains(self) -> list[tuple[float, float]]:
+        """The share of the plot's height that each panel takes, from the bottom."""
+        whole, tops = self.plot_height, [top - self.top + TITLE_HEIGHT for top in self.tops()]
+        return [
+            (1 - (top + panel.height) / whole, 1 - top / whole) for panel, top in zip(self.panels, tops, strict=True)
+        ]
 
 
 def sheet_of(recorded: Collection[str], *, events: bool = False) -> Sheet:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from dash import dcc, html
@@ -39,6 +40,7 @@ def tools() -> Component:
     )
 
 
+@lru_cache(256)
 def ways(name: str, view: RunView, span: Span | None, death: Span | None) -> list[Component]:
     """How the panels are looked at: each way is an address.
 
@@ -78,6 +80,7 @@ def ways(name: str, view: RunView, span: Span | None, death: Span | None) -> lis
     ]
 
 
+@lru_cache(64)
 def titles(sheet: Sheet) -> list[Component]:
     """The panels' titles, laid behind the figure."""
     found = []
@@ -90,6 +93,7 @@ def titles(sheet: Sheet) -> list[Component]:
     return found
 
 
+@lru_cache(64)
 def absent(sheet: Sheet) -> str:
     """The one line that says which panels have no place, and why."""
     said = left_out(sheet)
@@ -98,6 +102,7 @@ def absent(sheet: Sheet) -> str:
     return " ".join([*([f"Not recorded: {', '.join(lacking)}."] if lacking else []), *others])
 
 
+@lru_cache(64)
 def key(smooth: int) -> list[Component]:
     """What the lines and shades mean."""
     items = {

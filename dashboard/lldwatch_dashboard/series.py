@@ -38,10 +38,11 @@ def running_mean(values: Array, window: int = WINDOW, at: Indices | None = None)
         at: only there; None: everywhere.
     """
     ends = np.arange(len(values)) if at is None else at
-    places = ends[:, None] - np.arange(min(window, len(values)))
+    places = np.arange(min(window, len(values)))[:, None]
+    places = ends - places  # (window, ends): numpy adds long rows sooner than short ones
     taken = values[np.maximum(places, 0)]
     there = (places >= 0) & np.isfinite(taken)
-    sums, counts = np.where(there, taken, 0.0).sum(axis=1), there.sum(axis=1)
+    sums, counts = np.where(there, taken, 0.0).sum(axis=0), there.sum(axis=0)
     means: Array = np.divide(sums, counts, out=np.full(len(ends), np.nan), where=counts > 0)
     return means
 

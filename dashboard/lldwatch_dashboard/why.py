@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from dash import html
@@ -11,7 +12,7 @@ from dash import html
 from lldwatch.advice import advise
 from lldwatch.diagnosis import Check, Diagnosis, Evidence, Family, Stage
 from lldwatch.postmortem import Milestone, milestones, printable, worst_first
-from lldwatch.schema import Observation
+from lldwatch.schema import Observation, RunInfo
 from lldwatch.signals import SIGNALS
 from lldwatch_dashboard import words
 from lldwatch_dashboard.feed import Summary
@@ -106,8 +107,10 @@ def _course(course: Sequence[Milestone], events: Sequence[Mapping[str, Any]]) ->
 def _checks(diagnosis: Diagnosis, last: Observation | None) -> Component:
     if not diagnosis.checks:
         return html.P("No step has been seen yet.", className="muted", id="checks")
-    found = paired(diagnosis)
-    rows = [_check(check, found.get(check.name), last) for check in worst_first(diagnosis.checks)]
+    found, rows = paired(diagnosis), []
+    for check in worst_first(diagnosis.checks):
+        evidence = found.get(check.name)
+        rows.append(_check(check, evidence, evidence and _remedy(check.name, evidence.since, last)))
     speaking = sum(check.status in ("warning", "critical") for check in diagnosis.checks)
     if not speaking or speaking == len(rows):
         return html.Ul(rows, id="checks")
@@ -123,7 +126,8 @@ def paired(diagnosis: Diagnosis) -> dict[str, Evidence]:
     return {check.name: item for check, item in zip(speaking, diagnosis.evidence, strict=True)}
 
 
-def _check(check: Check, evidence: Evidence | None, last: Observation | None) -> Component:
+@lru_cache(1024)
+def _check(check: Check, evidence: Evidence | None, remedy: str | None) -> Component:
     status = html.Span(f"{words.STATUS_ICON[check.status]} {check.status}", className=f"status {check.status}")
     name = html.B(_sentence(check.name.replace("_", " ")))
     parts: list[Component] = [
@@ -137,7 +141,7 @@ def _check(check: Check, evidence: Evidence | None, last: Observation | None) ->
             "Since step": words.number(evidence.since),
             "Reference": evidence.reference,
         }
-        if (remedy := _remedy(check.name, evidence.since, last)) is not None:
+        if remedy is not None:
             facts["Remedy"] = _sentence(remedy)
         parts.append(html.Details([html.Summary("Value, limit, remedy"), _facts(facts)]))
     return html.Li(parts)
@@ -179,7 +183,12 @@ def _problems(problems: Sequence[str]) -> list[Component]:
 
 def about(summary: Summary) -> list[Component]:
     """What hardly ever changes: files that could not be read, trainer and configuration."""
-    info = summary.info
+    return _about(summary.info.to_json(), summary.problems)
+
+
+@lru_cache(64)
+def _about(info_json: str, problems: tuple[str, ...]) -> list[Component]:
+    info = RunInfo.from_json(info_json)
     facts = {
         "Trainer": info.trainer or "unknown",
         "Started": info.started or "unknown",
@@ -189,7 +198,7 @@ def about(summary: Summary) -> list[Component]:
     }
     config = html.Pre(json.dumps(info.config, indent=2, default=repr)) if info.config else html.P("None was recorded.")
     return [
-        *_problems(summary.problems),
+        *_problems(problems),
         html.H2("About the run"),
         _facts(facts),
         html.Details([html.Summary("Configuration"), config]),

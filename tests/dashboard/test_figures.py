@@ -59,7 +59,7 @@ def test_panels_name_known_signals_and_the_headline_is_the_tallest() -> None:
 
 def test_panels_lie_below_each_other_within_the_figure() -> None:
     sheet = Sheet(PANELS)
-    places = [sheet.domain(row) for row in range(len(PANELS))]
+    places = sheet.domains()
     assert places[0][1] <= 1
     assert places[-1][0] == pytest.approx(0)
     assert all(below[1] < above[0] for above, below in itertools.pairwise(places))
