@@ -41,9 +41,8 @@ def _are(given: Any, declared: Sequence[Mapping[str, Any]]) -> bool:
         isinstance(given, list)
         and len(given) == len(declared)
         and all(
-            _is_property(each, wanted["id"], wanted["property"])
+            _are_of_many(each) if _is_pattern(wanted["id"]) else _is_property(each, wanted["id"], wanted["property"])
             for each, wanted in zip(given, declared, strict=True)
-            if not _is_pattern(wanted["id"])
         )
     )
 
@@ -67,6 +66,11 @@ def _is_property(thing: Any, id_: str, property_: str) -> bool:
     if not isinstance(thing, dict) or thing.get("id") != id_ or not isinstance(thing.get("property"), str):
         return False
     return bool(thing["property"].split("@")[0] == property_)
+
+
+def _are_of_many(things: Any) -> bool:
+    """Whether these are properties of elements, of however many."""
+    return isinstance(things, list) and all(isinstance(each, dict) and {"id", "property"} <= {*each} for each in things)
 
 
 def _is_pattern(name: str) -> bool:

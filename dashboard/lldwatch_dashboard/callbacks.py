@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from typing import Any
 
 from dash import ClientsideFunction, Dash, Input, Output, State, set_props
@@ -33,7 +34,7 @@ def register(app: Dash, feed: Feed) -> None:
         visit, pathname = Visit.of(told), str(told.get("pathname") or "/")
         page, name = address(pathname)
         if page == "":
-            return overview.page(feed.root, visit.search)
+            return overview.page(glances, feed.root, visit)
         if (page, name) == ("compare", "."):
             return compare.page(visit.search)
         if page not in ("run", "responses"):
@@ -50,9 +51,11 @@ def register(app: Dash, feed: Feed) -> None:
         return run.page(name, None if reading.is_alive() else run.news_of(lately, feed.snapshot(name), visit))
 
     def read_ahead() -> None:
-        """A run is read and drawn while the browser still starts the scripts of its page."""
+        """What a page will show is read and drawn while the browser still starts its scripts."""
         page, name = address(request.path)
-        if page == "run" and request.method == "GET":
+        if page == "" and request.method == "GET":
+            threading.Thread(target=glances.look, name="lldwatch-ahead", daemon=True).start()
+        elif page == "run" and request.method == "GET":
             visit = Visit(request.query_string.decode(errors="replace"))
             feed.read_ahead(name, lambda snapshot: run.news_of(lately, snapshot, visit))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lldwatch.diagnosis import Diagnosis, Stage
@@ -67,7 +67,16 @@ def event_marks(
                 found.append(EventMark(last + 1, "LLDS off", "it does not act any more"))
     first = int(steps[0])
     inside = [mark if mark.step >= first else EventMark(first, mark.label, mark.detail) for mark in found]
-    return sorted(inside, key=lambda mark: mark.step)
+    return sorted(_once(inside), key=lambda mark: mark.step)
+
+
+def _once(marks: Sequence[EventMark]) -> Iterator[EventMark]:
+    """The same at one step, as an alert by three ways is, has one mark that tells of each."""
+    groups: dict[tuple[int, str], list[EventMark]] = {}
+    for mark in marks:
+        groups.setdefault((mark.step, mark.label), []).append(mark)
+    for same in groups.values():
+        yield replace(same[0], detail="; ".join(dict.fromkeys(mark.detail for mark in same)))
 
 
 def _judged(diagnosis: Diagnosis) -> Iterator[EventMark]:

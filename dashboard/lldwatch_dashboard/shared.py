@@ -60,19 +60,20 @@ def address(pathname: str) -> tuple[str, str]:
     return page, unquote("".join(name), errors="surrogateescape").rstrip("/") or "."
 
 
-def clock(page: str, first: dict[str, Any] | None = None) -> list[Component]:
+def clock(page: str, first: dict[str, Any] | None = None, shown: Any = None) -> list[Component]:
     """Ticks that stop while nobody looks, what is new, and what was shown last.
 
     Args:
         page: the first part of the ids.
         first: news that come with the page, see `Drawn.news`.
+        shown: what it shows from the beginning, if it is not filled by news.
     """
     return [
         dcc.Interval(id=f"{page}-tick", interval=TICK_MS),
         dcc.Store(id=f"{page}-pulse"),
         dcc.Store(id=f"{page}-first", data=first),
         dcc.Store(id=f"{page}-news"),
-        dcc.Store(id=f"{page}-shown", data=first and first["after"]),
+        dcc.Store(id=f"{page}-shown", data=first["after"] if first else shown),
     ]
 
 

@@ -15,7 +15,7 @@ from flask.testing import FlaskClient
 
 from lldwatch import LldwatchError
 from lldwatch_dashboard import app as app_module
-from lldwatch_dashboard import create_app, make_server, serve, shared
+from lldwatch_dashboard import callbacks, create_app, make_server, serve, shared
 from lldwatch_dashboard.feed import Feed
 from lldwatch_dashboard.pages.run import PLACES
 
@@ -244,3 +244,98 @@ def test_serve_says_where_and_ends_with_ctrl_c(
     monkeypatch.setattr("werkzeug.serving.BaseWSGIServer.serve_forever", interrupted)
     app_module.serve(root, port=0)
     assert "at http://127.0.0.1:" in capsys.readouterr().out
+
+
+def stores(client: FlaskClient, pathname: str) -> dict[str, Any]:
+    """What the stores of a page hold when it opens."""
+    found: dict[str, Any] = {}
+
+    def look(part: Any) -> None:
+        if isinstance(part, dict):
+            if part.get("type") == "Store":
+                found[part["props"]["id"]] = part["props"].get("data")
+            part = list(part.values())
+        for each in part if isinstance(part, list) else []:
+            look(each)
+
+    look(json.loads(open_page(client, pathname)))
+    return found
+
+
+def test_a_page_comes_with_what_it_shows(client: FlaskClient, write_run: WriteRun) -> None:
+    write_run("a", range(1, 3), entropy=1.0)
+    kept = stores(client, "/run/a")
+    assert set(kept["run-first"]["content"]) == set(PLACES)
+    assert kept["run-shown"] == kept["run-first"]["after"]
+    assert kept["run-news"] is None
+    answer, _ = look_at_run(client, "a", kept["run-shown"])
+    assert answer.status_code == 204, "it is not brought again"
+    write_run("a", range(3, 5), resume=True, entropy=1.0)
+    _, news = look_at_run(client, "a", kept["run-shown"])
+    assert "change" in news
+
+
+def test_the_page_of_a_run_that_takes_long_to_read_opens_without_it(
+    client: FlaskClient, write_run: WriteRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run("a", range(1, 3))
+    go_on, snapshot = threading.Event(), Feed.snapshot
+    monkeypatch.setattr(callbacks, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(Feed, "snapshot", lambda self, name: go_on.wait(30) and snapshot(self, name))
+    kept = stores(client, "/run/a")
+    assert kept["run-first"] is kept["run-shown"] is None
+    go_on.set()
+    assert stores(client, "/run/a")["run-first"] is not None
+    _, news = look_at_run(client, "a")
+    assert set(news["content"]) == set(PLACES)
+
+
+def test_whoever_asks_for_the_page_of_a_run_has_it_read(
+    app: Dash, root: Path, write_run: WriteRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run("a b", range(1, 3))
+    read: list[str] = []
+    monkeypatch.setattr(Feed, "read_ahead", lambda self, name, then: read.append(name))
+    client = app.server.test_client()
+    for path in ("/run/a%20b", "/run/a%20b?steps=1~2", "/", "/assets/run.js", "/responses/a", "/compare", "/run"):
+        client.get(path).close()
+    client.get("/run/secret", headers={"Host": "evil.example"})
+    client.post("/run/a")
+    assert read[:2] == ["a b", "a b"]
+    assert set(read[2:]) <= {"."}
+
+
+def test_a_run_that_is_not_there_is_not_read_ahead(root: Path, write_run: WriteRun) -> None:
+    write_run("a", range(1, 3))
+    read: list[int] = []
+    feed = Feed(root)
+    for name in ("a", "nothing", "..", "a\0b"):
+        feed.read_ahead(name, lambda snapshot: read.append(len(snapshot.observations))).join(30)
+    assert read == [2]
+
+
+def test_no_page_waits_for_what_it_does_not_need(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app_module, "REGENERATOR", tmp_path / "regenerator.js")
+    page = create_app(root).server.test_client().get("/").data.decode()
+    assert "dash_renderer" in page
+    assert "polyfill" in page, "dash's scripts call it"
+    assert "/dash_ag_grid/" not in page
+    assert "/dash_table/" not in page
+    app_module.REGENERATOR.touch()
+    client = create_app(root).server.test_client()
+    page = client.get("/run/a").data.decode()
+    assert "dash_renderer" in page
+    assert "polyfill" not in page
+    with client.get("/assets/visit.js") as answer:
+        visit = answer.data.decode()
+    for script in ("dash_ag_grid/dash_ag_grid.min.js", "plotly/package_data/plotly.min.js", "dash/dcc/async-graph.js"):
+        assert script in visit, "fetched by its name where it is needed"
+        with client.get(f"/_dash-component-suites/{script}") as answer:
+            assert answer.status_code == 200
+
+
+def test_the_glossary_comes_when_it_is_opened(client: FlaskClient, write_run: WriteRun) -> None:
+    write_run("a", range(1, 3))
+    assert "Lazy likelihood" not in open_page(client, "/run/a")
+    _, terms = call(client, prop("run-terms", "children"), [prop("run-glossary", "n_clicks", 1)])
+    assert "what the policy forgets while it learns" in json.dumps(terms)

@@ -196,6 +196,16 @@ def test_llds_without_events_is_read_off_its_coefficient() -> None:
     ]
 
 
+def test_what_is_told_twice_at_a_step_has_one_mark() -> None:
+    told = ["decay since step 3: told to webhook", "decay since step 3: told to command", "collapse: told to webhook"]
+    events = [
+        {"step": step, "time": 0.0, "kind": "alert", "detail": told[place]} for place, step in enumerate((7, 7, 9))
+    ]
+    marks = event_marks(Diagnosis(), lines_of(STEPS), events)
+    assert [(mark.step, mark.label) for mark in marks] == [(7, "alert"), (9, "alert")]
+    assert all(detail in marks[0].detail for detail in told[:2])
+
+
 def test_labels_are_few_and_do_not_lie_on_each_other() -> None:
     many = [EventMark(step, f"event {step}", "", rank=1 + step % 2) for step in range(1, 1001)]
     placed = lanes(many, PLAIN, (0.5, 1000.5), 4000)

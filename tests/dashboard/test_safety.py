@@ -484,3 +484,13 @@ def test_what_a_stranger_names_is_not_followed(client: FlaskClient, opened: list
         answer, _ = look_at_run(client, name)
         _harmless(answer)
     assert not opened
+
+
+@pytest.mark.parametrize("value", [{}, [{}], [{"id": "a"}], ["x"], None, 7, [[]]])
+def test_elements_of_which_there_are_many_are_looked_at_too(value: Any, client: FlaskClient) -> None:
+    callback = next(each for each in _callbacks(client) if any("{" in given["id"] for given in each["inputs"]))
+    asked = _asked(callback, None)
+    asked["inputs"] = [value for _ in asked["inputs"]]
+    answer = client.post(UPDATE, json=asked)
+    assert answer.status_code == 400
+    assert answer.data.count(b"\n") <= 1

@@ -20,19 +20,21 @@ from lldwatch_dashboard.feed import Feed
 from lldwatch_dashboard.glances import Glances
 from lldwatch_dashboard.listed import Listed, Look
 from lldwatch_dashboard.rows import ABOUT, HEADS, Facts, cell, cell_id, facts, mark, row
-from lldwatch_dashboard.shared import Component, attributes, bind, clock
+from lldwatch_dashboard.shared import Component, Visit, attributes, bind, clock
 from lldwatch_dashboard.view import PAGE_SIZE, Part, View, part_of, query, search_of
 
 MOST_CHOSEN = 12
 """More lines than that nobody tells apart."""
 
 
-def page(root: Path, search: str | None) -> Component:
-    """The page of all runs; `register` keeps it filled."""
+def page(glances: Glances, root: Path, visit: Visit) -> Component:
+    """The page of all runs, as they are known now; `register` keeps it up to date."""
+    view, chosen = View.of(visit.search), query(visit.search).get("run", [])
+    body, shown, facts, note, ways = _show({"dark": visit.dark}, view, {}, chosen, glances, root)
     box = dcc.Input(
         id="list-filter",
         type="search",
-        value=View.of(search).text,
+        value=view.text,
         debounce=0.25,
         placeholder="Filter by name: text or regular expression",
         autoComplete="off",
@@ -44,18 +46,18 @@ def page(root: Path, search: str | None) -> Component:
     ]
     return html.Div(
         [
-            *clock("list"),
+            *clock("list", shown=shown),
             dcc.Location(id="list-url", refresh=False),  # a filter changes the address, and reloads nothing
-            dcc.Store(id="list-chosen", data=query(search).get("run", [])),
+            dcc.Store(id="list-chosen", data=chosen),
             dcc.Store(id="list-focus"),
             dcc.Download(id="list-download"),
             html.H1("Runs"),
             html.P(str(root), className="muted path"),
             html.Div(tools, className="tools"),
-            html.P(id="list-note", role="status"),
-            html.P(id="list-facts", className="muted"),
-            html.Div(id="list-body"),
-            html.Nav(id="list-pager", **attributes(aria_label="Pages of the list")),
+            html.P(note, id="list-note", role="status"),
+            html.P(facts, id="list-facts", className="muted"),
+            html.Div(body, id="list-body"),
+            html.Nav(ways, id="list-pager", **attributes(aria_label="Pages of the list")),
         ],
         className="list-page",
     )
