@@ -202,7 +202,6 @@ def _layout(canvas: Canvas, revision: str) -> dict[str, Any]:
     palette, sheet, along = canvas.palette, canvas.sheet, canvas.ruler.along
     line: dict[str, Any] = {"gridcolor": palette.grid, "linecolor": palette.grid, "tickfont": {"color": palette.muted}}
     line["automargin"] = False  # the titles in the page stand where the panels are said to be
-    line |= {"ticklabeloverflow": "allow", "tickangle": 0}  # else the browser measures every label, for 0.1 s
     layout: dict[str, Any] = {
         "height": sheet.height,
         "margin": {"t": sheet.top, "b": BOTTOM, "l": LEFT, "r": RIGHT},
@@ -223,8 +222,11 @@ def _layout(canvas: Canvas, revision: str) -> dict[str, Any]:
     over = "%{x|%Y-%m-%d %H:%M:%S}" if along == "time" else f"{along} %{{x}}"
     layout["xaxis"] |= {"spikecolor": palette.muted, "spikedash": "dot", "unifiedhovertitle": {"text": over}}
     for row, (panel, domain) in enumerate(zip(sheet.panels, sheet.domains(), strict=True)):
-        scale = {"type": "log"} if panel.log else {"type": "linear", "nticks": 5 if panel.height > 60 else 3}
+        scale: dict[str, Any] = {"type": "log"}
+        if not panel.log:
+            scale = {"type": "linear", "nticks": 5 if panel.height > 60 else 3}
         name = axis(row).replace("y", "yaxis")
+        scale |= {"ticklabeloverflow": "allow", "tickangle": 0}  # else the browser measures every label, for 0.1 s
         layout[name] = {**line, **scale, "domain": [*domain], "anchor": "x", "zeroline": False}
     return layout
 

@@ -32,6 +32,8 @@ IDLE_S = 15.0
 ALONE = 8
 """So many runs are read sooner than a process has started."""
 SAVE_EVERY = 200
+LARGE = 4_000_000
+"""Bytes of steps: of some 40,000 steps."""
 QUIET_S = 600.0
 """A run without a step for so long is remembered although nobody has closed it."""
 
@@ -62,6 +64,7 @@ class _Due:
     stamp: str
     changed_ns: int
     reader: int | None
+    large: bool
 
 
 class Glances:
@@ -137,7 +140,10 @@ class Glances:
         return left
 
     def _due(self) -> list[_Due]:
-        """Runs whose files have changed since they were read: those read before, those in sight, then the newest."""
+        """Runs whose files have changed since they were read: those read before, then those in sight, then the newest.
+
+        Large ones are last: the others are read in the time that one of them takes.
+        """
         names, due = [], []
         for name in self._feed.names():
             path, known = self._feed.root / name, self._known.get(name)
@@ -150,12 +156,15 @@ class Glances:
             names.append(name)
             seen = stamp(files)
             if known is None or known.stamp != seen:
-                newest = max(changed for _, changed in files.values())
-                due.append(_Due(name, seen, newest, None if known is None else known.reader))
+                newest, large = max(changed for _, changed in files.values()), sum(size for size, _ in files.values())
+                due.append(_Due(name, seen, newest, None if known is None else known.reader, large > LARGE))
         self._names = names
         for gone in self._known.keys() - set(names):
             self._known.pop(gone, None)
-        return sorted(due, key=lambda each: (each.reader is None, each.name not in self._in_sight, -each.changed_ns))
+        return sorted(due, key=self._urgency)
+
+    def _urgency(self, due: _Due) -> tuple[bool, bool, bool, int]:
+        return due.reader is None, due.large, due.name not in self._in_sight, -due.changed_ns
 
     def _stamp_of(self, name: str) -> str | None:
         known = self._known.get(name)

@@ -130,6 +130,15 @@ def test_growing_runs_come_first_and_then_the_newest(root: Path, write_run: Writ
     monitor.close()
 
 
+def test_large_runs_are_read_last(root: Path, write_run: WriteRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, steps in (("small", 3), ("large", 300), ("middle", 5)):
+        write_run(name, range(1, steps))
+    each = glances(root)
+    monkeypatch.setattr(module, "LARGE", sum(file.stat().st_size for file in (root / "middle" / "steps").iterdir()) * 2)
+    each.prefer(["large"])
+    assert [due.name for due in each._due()] == ["middle", "small", "large"]
+
+
 def test_with_many_runs_a_process_reads_them(root: Path, write_run: WriteRun) -> None:
     for number in range(module.ALONE + 1):
         write_run(f"run {number}", range(1, 4))

@@ -91,7 +91,8 @@ def header(summary: Summary, now: float) -> dict[str, Component]:
     facts = [html.Span(words.progress(summary)), html.Span(f"{state}: {since}", className=f"state {state}")]
     if summary.diagnosis.first_warning is not None:
         facts.append(html.Span(f"first warning at step {summary.diagnosis.first_warning}"))
-    if summary.diagnosis.collapse_probability is not None and summary.diagnosis.stage is not Stage.COLLAPSE:
+    known = summary.diagnosis.collapse_probability is not None and not summary.behind
+    if known and summary.diagnosis.stage is not Stage.COLLAPSE:
         ahead = f"risk of collapse within {summary.diagnosis.horizon} steps: {words.risk(summary.diagnosis)}"
         facts.append(html.Span(ahead))
     return {
