@@ -128,7 +128,7 @@ samples-foreign: $(READY) ## record sample_logs/foreign/ again (after make test-
 	@.venv-verl/bin/python $(FOREIGN) verl verl-old openrlhf areal
 	@$(BIN)/python $(FOREIGN) nemo-rl prime-rl slime plain
 
-assets: $(READY) ## fetch the smaller plotly.js for the dashboard (needs npm; without it the page loads a larger one)
+assets: $(READY) ## fetch smaller scripts for the dashboard (needs npm; without them its pages load larger ones)
 	@$(BIN)/python dashboard/fetch_assets.py
 
 screenshot: $(READY) ## take the README's pictures again (needs chromium)

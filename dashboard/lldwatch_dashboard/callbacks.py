@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from typing import Any
 
 from dash import ClientsideFunction, Dash, Input, Output, State, set_props
@@ -51,11 +50,12 @@ def register(app: Dash, feed: Feed) -> None:
         return run.page(name, None if reading.is_alive() else run.news_of(lately, feed.snapshot(name), visit))
 
     def read_ahead() -> None:
-        """What a page will show is read and drawn while the browser still starts its scripts."""
+        """What the page of a run will show is read and drawn while the browser still starts its scripts.
+
+        The list is not: many a probe of a server asks for its first page, and would have all runs read.
+        """
         page, name = address(request.path)
-        if page == "" and request.method == "GET":
-            threading.Thread(target=glances.look, name="lldwatch-ahead", daemon=True).start()
-        elif page == "run" and request.method == "GET":
+        if page == "run" and request.method == "GET":
             visit = Visit(request.query_string.decode(errors="replace"))
             feed.read_ahead(name, lambda snapshot: run.news_of(lately, snapshot, visit))
 

@@ -37,6 +37,9 @@
   window.dash_clientside = Object.assign({}, window.dash_clientside, {
     lldwatch_visit: {
       visit: function (pathname, search) {
+        if (!pathname) {
+          return window.dash_clientside.no_update;
+        }
         const visit = Object.assign({ pathname, search }, window.dash_clientside.lldwatch.look());
         return Promise.allSettled(needs(pathname)).then(() => visit);
       },
