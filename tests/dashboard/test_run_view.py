@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,13 @@ from lldwatch_dashboard.downloads import as_csv, file_name
 from lldwatch_dashboard.event_marks import MOST_LABELS, EventMark, escaped, event_marks, lanes
 from lldwatch_dashboard.feed import Snapshot, Summary
 from lldwatch_dashboard.lines import lines_of
-from lldwatch_dashboard.pages.run import death
+from lldwatch_dashboard.news import Drawn
+from lldwatch_dashboard.pages.run import death, news_of
 from lldwatch_dashboard.panels import ALWAYS, READINGS, left_out, sheet_of
 from lldwatch_dashboard.ruler import PLAIN, ruler_of, stretch
 from lldwatch_dashboard.run_view import RunView
 from lldwatch_dashboard.series import MAX_POINTS, edge_marks, thin_around, usual, within
+from lldwatch_dashboard.shared import Visit
 
 STEPS = [Observation(step=step, reward=0.5, updates=4, time=1e9 + 10 * step) for step in range(1, 41)]
 
@@ -239,6 +242,24 @@ def test_the_stretch_around_a_death() -> None:
     assert death(snapshot(ended, dead)) == (70, 190)
     assert death(snapshot(RunInfo(), dead)) is None, "it is being written"
     assert death(snapshot(ended, Diagnosis(step=400))) is None
+
+    def looked_at(shown: Any, *, behind: bool, search: str = "", version: int = 1) -> tuple[Any, Any]:
+        """What the page shows then, and what the news make of the axis' range."""
+        seen = snapshot(ended, dead)
+        seen = replace(seen, version=version, summary=replace(seen.summary, behind=behind))
+        told = news_of(lately, seen, Visit(search), shown)
+        return told["after"], told.get("moves", {}).get("run-figure.figure", {}).get("layout", {}).get("xaxis")
+
+    lately = Drawn()
+    shown, axis = looked_at(None, behind=True)
+    assert axis is None, "as long as it is being judged nobody knows where it died"
+    shown, axis = looked_at(shown, behind=False, version=2)
+    assert axis["range"] == [[70, 190]]
+    shown, axis = looked_at(shown, behind=False, version=3)
+    assert axis is None, "it is moved once"
+    zoomed, _ = looked_at(None, behind=True, search="?steps=10~20")
+    _, axis = looked_at(zoomed, behind=False, search="?steps=10~20", version=4)
+    assert axis is None, "a reader who has chosen a stretch is left there"
 
 
 def words_of(parts: Any) -> str:

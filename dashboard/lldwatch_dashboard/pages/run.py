@@ -205,10 +205,10 @@ def news_of(
     was = RunView.of(shown[3]) if shown else RunView()
     before: Span | None = tuple(shown[4]) if shown and shown[4] else None
     span = view.between
-    if view.span is None:  # once a page is open, the end of the run moves nothing
-        span = before if shown and was == view else death(snapshot)
+    if view.span is None:  # once a page is open, and the run is judged, its end moves nothing
+        span = before if shown and was == view and shown[5:] != [True] else death(snapshot)
     look = [visit.dark, visit.narrow]
-    marks = [snapshot.summary.name, snapshot.version, look, view.search, span and list(span)]
+    marks = [snapshot.summary.name, snapshot.version, look, view.search, span and list(span), snapshot.summary.behind]
     if marks == shown:
         raise PreventUpdate
     told = lately.news(shown, marks, lambda: _content(snapshot, view, span, look))
