@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -18,7 +18,7 @@ from lldwatch.columns import Array
 from lldwatch.errors import RunError, RunNotFoundError, SchemaTooNewError
 from lldwatch.parts import Part, Span, attempt_ends, read_columns, span_of
 from lldwatch.schema import SCHEMA_VERSION, TABLES, Event, Observation, RunInfo, arrow_schema, observations_of
-from lldwatch.segments import INFO_FILE, Segment, list_segments, read_segment
+from lldwatch.segments import INFO_FILE, Known, Segment, list_segments, read_segment
 from lldwatch.stores.mirror import Mirror, runs_in
 from lldwatch.stores.store import Store, is_url
 
@@ -48,7 +48,7 @@ class Run:
         self.problems: list[str] = []
         self._lost = ""
         self.info = RunInfo()
-        self._polled: dict[Segment, int] = {}  # rows given so far; -1: sealed, and given whole
+        self._polled: dict[Segment, Known | None] = {}  # given so far; None: sealed, and given whole
         self._spans: dict[tuple[str, Segment], Span] = {}  # of sealed segments, which never change
         if not self._folder.is_dir():
             what = "is a file, not a run directory" if self._folder.exists() else "does not exist"
@@ -165,17 +165,16 @@ class Run:
                 except (OSError, ValueError, pa.ArrowException) as error:
                     self._unreadable(table, part.segment, error)
 
-    def _new_tables(self, seen: dict[Segment, int]) -> Iterator[pa.Table]:
-        whole = {segment for segment, rows in seen.items() if rows == -1}
+    def _new_tables(self, seen: dict[Segment, Known | None]) -> Iterator[pa.Table]:
         unread: list[Segment] = []
-        for segment, sealed, table in self._read(Observation.TABLE, whole):
-            if table is None:
+        for segment, sealed, new in self._read(Observation.TABLE, seen):
+            if new is None:
                 unread.append(segment)
                 continue
-            new = table.slice(seen.get(segment, 0))
-            seen[segment] = -1 if sealed else len(table)
+            if sealed:
+                seen[segment] = None
             if len(new):  # given after these, the steps of an unread segment would look like a training that went back
-                seen.update(dict.fromkeys(unread, -1))
+                seen.update(dict.fromkeys(unread, None))
                 yield new
 
     def _table(self, name: str, *, all_attempts: bool = False) -> pa.Table:
@@ -213,19 +212,25 @@ class Run:
             if span.rows:
                 yield Part(segment, sealed, *span)
 
-    def _read(self, name: str, skip: Collection[Segment] = ()) -> Iterator[tuple[Segment, bool, pa.Table | None]]:
-        """Segment, whether it was sealed before it was read, and its rows; None if it cannot be read."""
+    def _read(
+        self, name: str, seen: dict[Segment, Known | None] | None = None
+    ) -> Iterator[tuple[Segment, bool, pa.Table | None]]:
+        """Segment, whether it was sealed before it was read, and its rows; None if it cannot be read.
+
+        What has been seen of a segment is left out, and brought up to date; None: all of it.
+        """
         self._sync(name)
         folder = self._folder / name
         segments, foreign = list_segments(folder)
         for stranger in foreign:
             self._problem(f"{name}/{stranger} is not a file of lldwatch: left out")
         for segment in segments:
-            if segment in skip:
+            known = Known() if seen is None else seen.setdefault(segment, Known())
+            if known is None:
                 continue
             sealed = segment.part(folder).exists()
             try:
-                table = read_segment(segment, folder)
+                table = read_segment(segment, folder, known)
             except (OSError, ValueError, pa.ArrowException) as error:
                 self._unreadable(name, segment, error)
                 table = None

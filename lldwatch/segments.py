@@ -181,15 +181,28 @@ def seal_live(segment: Segment, folder: Path) -> None:
         segment.live(folder).unlink()
 
 
-def read_segment(segment: Segment, folder: Path) -> pa.Table:
-    """All rows of a segment, sealed or live, in the columns of this version's schema.
+@dataclass(slots=True)
+class Known:
+    """How much of a segment has been read: so many rows; and of its live file, so many bytes."""
+
+    rows: int = 0
+    end: int = 0
+
+
+def read_segment(segment: Segment, folder: Path, known: Known | None = None) -> pa.Table:
+    """The rows of a segment, sealed or live, in the columns of this version's schema.
+
+    Args:
+        segment: which one.
+        folder: of the table.
+        known: what has been read of it already, which is left out; brought up to date.
 
     Raises:
         FileNotFoundError: it is neither there sealed nor live.
         ValueError: the file is not ours, or damaged (pyarrow's own errors are ValueError or OSError).
         OSError: it cannot be read.
     """
-    schema = arrow_schema(folder.name)
+    schema, known = arrow_schema(folder.name), known or Known()
     try:
         live = segment.live(folder).read_bytes()
     except OSError:  # sealed and removed meanwhile; a network file system then says "stale", not "not found"
@@ -198,20 +211,29 @@ def read_segment(segment: Segment, folder: Path) -> pa.Table:
     if live is None or segment.part(folder).exists():
         with open_part(segment.part(folder)) as file:
             # threads cost more than they bring where there is little to read
-            return conform(file.read(use_threads=file.metadata.num_rows > 100_000), schema)
-    return conform(_live_table(live, schema), schema)
+            table = conform(file.read(use_threads=file.metadata.num_rows > 100_000).slice(known.rows), schema)
+    else:
+        found, end = _live_table(live, schema, known.end)
+        table, known.end = conform(found, schema), end
+    known.rows += len(table)
+    return table
 
 
-def _live_table(data: bytes, schema: pa.Schema) -> pa.Table:
-    """The whole batches of a stream; it may end in one that is still being written, or was cut off."""
-    batches = []
+def _live_table(data: bytes, schema: pa.Schema, begin: int = 0) -> tuple[pa.Table, int]:
+    """The whole batches of a stream from a byte on, and where they end.
+
+    The stream may end in a batch that is still being written, or was cut off.
+    """
+    batches, source, end = [], pa.BufferReader(data), begin
     try:
-        reader = pa.ipc.open_stream(pa.py_buffer(data))
+        reader = pa.ipc.open_stream(source)
         schema = reader.schema
+        source.seek(max(begin, source.tell()))
         while True:
             batches.append(reader.read_next_batch())
+            end = source.tell()
     except (StopIteration, pa.ArrowInvalid, OSError):
-        return pa.Table.from_batches(batches, schema)
+        return pa.Table.from_batches(batches, schema), end
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -23,12 +23,12 @@ from typing import Any
 from lldwatch.diagnosis import Diagnosis
 from lldwatch.errors import LldwatchError, RunNotFoundError
 from lldwatch.follow import Follower
+from lldwatch.portions import Portions, Steps
 from lldwatch.postmortem import events_of
 from lldwatch.run import Run, is_run, list_runs
 from lldwatch.schema import Event, Observation, RunInfo
 from lldwatch.series import Series
 from lldwatch_dashboard.lines import Lines
-from lldwatch_dashboard.portions import Portions, Steps
 
 log = logging.getLogger("lldwatch.dashboard")
 

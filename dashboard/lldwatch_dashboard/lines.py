@@ -13,15 +13,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from lldwatch.diagnosis import Verdict
-from lldwatch.parts import as_numpy
+from lldwatch.portions import Steps
 from lldwatch.schema import Observation
 from lldwatch.series import Floats, Series, having, series_of, stages_of, thin
 from lldwatch_dashboard import series as numbers
 from lldwatch_dashboard.panels import PANELS, READINGS
-from lldwatch_dashboard.portions import Steps
 from lldwatch_dashboard.series import MAX_POINTS
 
 STEP, TIME, UPDATES, STAGE = "step", "time", "updates", "stage"
@@ -67,7 +65,8 @@ class Lines:
         if new := steps[self._known : steps.judged]:
             for name, (columns, compute) in _MEASURED.items():
                 self._lines[name].add(series_of(having(new, *columns), compute))
-        self._take(steps.waiting.slice(max(self._known - steps.judged, 0)))
+        if max(self._known, steps.judged) < len(steps):
+            self._take(steps.columns(_COLUMNS, max(self._known, steps.judged)))
         self._known, self._judged = len(steps), steps.judged
         self._last = steps[steps.judged - 1] if steps.judged else None
         self._judge(verdicts)
@@ -81,11 +80,8 @@ class Lines:
             self._lines[STAGE].add(stages_of(verdicts[known:]))
             self._verdict = verdicts[-1]
 
-    def _take(self, rows: pa.Table) -> None:
+    def _take(self, arrays: Mapping[str, np.ma.MaskedArray[Any, Any]]) -> None:
         """What has not been made into observations."""
-        if not len(rows):
-            return
-        arrays = {column: np.ma.masked_array(as_numpy(rows[column])) for column in _COLUMNS}
         for name, (columns, compute) in _MEASURED.items():
             there = ~np.any([np.ma.getmaskarray(arrays[column]) for column in columns], axis=0)
             if there.any():

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lldwatch import Monitor, RunNotFoundError
+from lldwatch import Monitor, RunNotFoundError, portions
 from lldwatch.run import Run
 from lldwatch_dashboard import feed as feed_module
-from lldwatch_dashboard import portions, words
+from lldwatch_dashboard import words
 from lldwatch_dashboard.feed import Feed, Snapshot
 from lldwatch_dashboard.lines import STAGE
 

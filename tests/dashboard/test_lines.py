@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lldwatch import SIGNALS, Observation
+from lldwatch.portions import Steps
 from lldwatch.schema import arrow_schema
 from lldwatch.series import Series, measured
 from lldwatch.simulate import null
 from lldwatch_dashboard.lines import HIGH, LOW, NOISE, TAIL, UPDATES, Lines, lines_of
 from lldwatch_dashboard.panels import READINGS
-from lldwatch_dashboard.portions import Steps
 from lldwatch_dashboard.series import MAX_POINTS, odd
 
 NAN, INF = math.nan, math.inf

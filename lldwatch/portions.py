@@ -1,4 +1,4 @@
-"""A long run is drawn at once, and judged little by little: the detector takes 10 s for 100,000 steps.
+"""A long run is shown at once, and judged little by little: the detector takes 10 s for 100,000 steps.
 
 What waits to be judged stays as it was read: 100,000 steps as one object each take a second to make.
 """
@@ -6,10 +6,10 @@ What waits to be judged stays as it was read: 100,000 steps as one object each t
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from operator import attrgetter
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -98,6 +98,11 @@ class Steps(Sequence[Observation]):
     def __iter__(self) -> Iterator[Observation]:
         yield from islice(self._seen, self.judged)
         yield from self._made(self.judged, len(self))
+
+    def columns(self, names: Iterable[str], first: int) -> dict[str, np.ma.MaskedArray[Any, Any]]:
+        """Columns of the steps from the first-th on, all of which wait; masked where nothing was measured."""
+        rows = self.waiting.slice(first - self.judged)
+        return {name: np.ma.masked_array(as_numpy(rows[name])) for name in names}
 
     def _made(self, start: int, stop: int) -> list[Observation]:
         return observations_of(self.waiting.slice(start - self.judged, stop - start)) if start < stop else []
