@@ -10,7 +10,7 @@ import pytest
 
 from lldwatch.recorder import Recorder
 from lldwatch.schema import SCHEMA_VERSION, Observation, RunInfo, arrow_schema
-from lldwatch.segments import Segment, list_segments, read_segment, write_part
+from lldwatch.segments import Known, Segment, list_segments, read_segment, write_part
 
 STEPS = 6
 
@@ -91,6 +91,31 @@ def test_a_live_segment_cut_off_at_any_byte_gives_its_whole_steps(folder: Path) 
     assert counts == sorted(counts)
     assert counts[0] == 0
     assert counts[-1] == STEPS
+
+
+@pytest.mark.parametrize("every", [1, 97, 1009, 5000])
+def test_a_live_segment_that_grows_byte_by_byte_gives_each_step_once(folder: Path, every: int) -> None:
+    whole, known, steps = SEGMENT.live(folder).read_bytes(), Known(), []
+    for size in [*range(0, len(whole), every * 7), len(whole)]:
+        SEGMENT.live(folder).write_bytes(whole[:size])
+        new = read_segment(SEGMENT, folder, known)
+        assert new.schema.equals(arrow_schema("steps"), check_metadata=True)
+        assert new["loss"].to_pylist() == [step / 4 for step in steps_of(new)]
+        steps += steps_of(new)
+        assert known.rows == len(steps)
+    assert steps == list(range(1, STEPS + 1))
+    assert len(read_segment(SEGMENT, folder, known)) == 0
+
+
+def test_what_was_read_live_is_not_given_again_once_it_is_sealed(folder: Path) -> None:
+    whole, known = read_segment(SEGMENT, folder), Known()
+    live = SEGMENT.live(folder).read_bytes()
+    SEGMENT.live(folder).write_bytes(live[: len(live) // 2])
+    first = steps_of(read_segment(SEGMENT, folder, known))
+    assert 0 < len(first) < STEPS
+    write_part(whole, SEGMENT.part(folder))
+    SEGMENT.live(folder).unlink()
+    assert first + steps_of(read_segment(SEGMENT, folder, known)) == list(range(1, STEPS + 1))
 
 
 @pytest.mark.parametrize("garbage", [b"", b"\0" * 4096, b"not arrow at all" * 10, b"\xff" * 64])
