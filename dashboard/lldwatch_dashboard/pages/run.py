@@ -29,6 +29,9 @@ PLACES = ["run-figure.figure", "run-figure.style"]
 PLACES += [f"{part}.children" for part in ("findings", "about", "run-titles", "run-absent", "run-key", "run-ways")]
 """What changes of the page while it is open, but for its header."""
 
+SEARCH, SPAN = 3, 4
+"""Places in the marks of what the page shows."""
+
 _UNWANTED = ["lasso2d", "select2d", "toImage"]  # the picture of the button beside the panels has their titles
 
 
@@ -131,7 +134,7 @@ def register(app: Dash, feed: Feed, lately: Drawn) -> None:
 
     def download(*clicks: Any) -> dict[str, Any]:
         *_, name, shown = clicks
-        span = tuple(shown[-1]) if shown and shown[-1] else None
+        span = tuple(shown[SPAN]) if shown and shown[SPAN] else None
         kind = str(ctx.triggered_id).removeprefix("run-")
         return downloads.sent(kind, feed.locate(name), name, feed.snapshot(name).observations, span)
 
@@ -202,8 +205,8 @@ def news_of(
         PreventUpdate: nothing.
     """
     view = RunView.of(visit.search)
-    was = RunView.of(shown[3]) if shown else RunView()
-    before: Span | None = tuple(shown[4]) if shown and shown[4] else None
+    was = RunView.of(shown[SEARCH]) if shown else RunView()
+    before: Span | None = tuple(shown[SPAN]) if shown and shown[SPAN] else None
     span = view.between
     if view.span is None:  # once a page is open, and the run is judged, its end moves nothing
         span = before if shown and was == view and shown[5:] != [True] else death(snapshot)
