@@ -57,7 +57,7 @@ class Comparisons:
 
 def _contender(snapshot: Snapshot) -> Contender:
     summary = snapshot.summary
-    return Contender(summary.name, summary.info, snapshot.observations, summary.diagnosis)
+    return Contender(summary.name, summary.info, tuple(snapshot.observations), summary.diagnosis)
 
 
 HEADS = ("Run", "Stage", "Onset", "Known", "First warning", "Family", "Final reward")
