@@ -104,15 +104,24 @@ def thin(values: Floats, limit: int) -> Indices:
     rows = math.ceil(count / width)
     stretches = np.full((rows, width), np.nan)
     stretches.flat[:count] = values
-    finite = np.isfinite(stretches)
-    lowest = np.where(finite, stretches, np.inf).argmin(axis=1)
-    highest = np.where(finite, stretches, -np.inf).argmax(axis=1)
-    broken = (~finite).argmax(axis=1)
-    first = np.arange(rows) * width
-    keep = np.zeros(rows * width, np.bool_)
-    for place in (first + lowest, first + highest, first + broken, [0, count - 1]):
-        keep[place] = True
+    keep = extremes(stretches, ~np.isfinite(stretches))
+    keep[[0, count - 1]] = True
     return np.flatnonzero(keep[:count])
+
+
+def extremes(blocks: Floats, odd: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Which points of each block are its smallest and its largest, and which is the first without a place on the axis.
+
+    Args:
+        blocks: (blocks, points of each).
+        odd: those without a place, of any shape.
+    """
+    broken = odd.reshape(blocks.shape)
+    keep, rows = np.zeros_like(broken), np.arange(len(blocks))
+    keep[rows, np.where(broken, np.inf, blocks).argmin(axis=1)] = True
+    keep[rows, np.where(broken, -np.inf, blocks).argmax(axis=1)] = True
+    keep[rows, broken.argmax(axis=1)] = True
+    return keep.reshape(-1)
 
 
 def pieces(series: Series) -> Indices:

@@ -165,12 +165,13 @@ def serve(
 class _Page(Dash):
     """The page around everything."""
 
-    def interpolate_index(self, scripts: str = "", **parts: Any) -> str:  # type: ignore[override]  # by name
+    def interpolate_index(self, scripts: str = "", **parts: Any) -> str:  # type: ignore[override]  # dash gives all by name
         """The scripts that every page needs: assets/visit.js fetches the grid where it is used."""
         scripts = _TABLES.sub("", scripts)
         if REGENERATOR.exists():  # the only one of the polyfills that dash's own scripts call
             scripts = _POLYFILLS.sub("", scripts)
-        return str(super().interpolate_index(scripts=scripts, **parts))  # type: ignore[no-untyped-call]
+        whole = super().interpolate_index(scripts=scripts, **parts)  # type: ignore[no-untyped-call]  # dash's is untyped
+        return str(whole)
 
 
 class _Quiet(WSGIRequestHandler):

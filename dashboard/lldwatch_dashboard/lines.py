@@ -12,12 +12,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lldwatch.diagnosis import Verdict
 from lldwatch.portions import Steps
 from lldwatch.schema import Observation
-from lldwatch.series import Floats, Series, having, series_of, stages_of, thin
+from lldwatch.series import Series, extremes, having, series_of, stages_of, thin
 from lldwatch_dashboard import series as numbers
 from lldwatch_dashboard.panels import PANELS, READINGS
 from lldwatch_dashboard.series import MAX_POINTS
@@ -142,21 +141,6 @@ class _Line:
         keep[0] |= self._seen == 0
         self._few = np.concatenate([self._few, np.flatnonzero(keep) + self._seen])
         self._seen = end
-
-
-def extremes(blocks: Floats, odd: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Which points of each block are its smallest and its largest, and which is the first without a place on the axis.
-
-    Args:
-        blocks: (blocks, points of each).
-        odd: (points,), those without a place.
-    """
-    broken = odd.reshape(blocks.shape)
-    keep, rows = np.zeros_like(broken), np.arange(len(blocks))
-    keep[rows, np.where(broken, np.inf, blocks).argmin(axis=1)] = True
-    keep[rows, np.where(broken, -np.inf, blocks).argmax(axis=1)] = True
-    keep[rows, broken.argmax(axis=1)] = True
-    return keep.reshape(-1)
 
 
 def lines_of(run: Sequence[Observation], verdicts: Sequence[Verdict] = ()) -> Mapping[str, Series]:
